@@ -1,0 +1,28 @@
+//! saddlebag gives HashiCorp Nomad jobs their storage without CSI.
+//!
+//! This page is the map of the crate; each module's own first page says more.
+//!
+//! * [`job`] reads what a job's meta asks for. Pure: no I/O, no clock, no kernel.
+//! * [`volume`] turns a name or URL of a job into a place on a backend, under the policy. Pure.
+//! * [`config`] reads the agent's configuration; parsing is pure, loading is its only I/O.
+//! * [`nomad`] is Nomad's HTTP API as far as the agent needs it.
+//! * [`reconcile`] owns all state: a pure plan, the ledger, and the workers that carry steps out.
+//! * [`backend`] prepares sources (a mounted file system of a storage system); knows no allocations.
+//! * [`guard`] is the process that keeps Nomad's garbage collection out of volumes, and its client.
+//! * [`api`] is the agent's sockets: the host's and one for each allocation.
+//! * [`cli`] is the command line, a client of those sockets.
+//! * [`sys`] is the kernel: mounts, paths, namespaces, processes. The only unsafe code.
+//!
+//! Dependencies point downwards in this order: `cli` and `api` above `reconcile`, that above
+//! `backend`, `guard`, `nomad` and `volume`, those above `job`, `config` and `sys`.
+
+pub mod api;
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod guard;
+pub mod job;
+pub mod nomad;
+pub mod reconcile;
+pub mod sys;
+pub mod volume;
