@@ -2,6 +2,7 @@
 //!
 //! This page is the map of the crate; each module's own first page says more.
 //!
+//! * [`agent`] starts the rooms below in order and ends them.
 //! * [`job`] reads what a job's meta asks for. Pure: no I/O, no clock, no kernel.
 //! * [`volume`] turns a name or URL of a job into a place on a backend, under the policy. Pure.
 //! * [`config`] reads the agent's configuration; parsing is pure, loading is its only I/O.
@@ -16,6 +17,7 @@
 //! Dependencies point downwards in this order: `cli` and `api` above `reconcile`, that above
 //! `backend`, `guard`, `nomad` and `volume`, those above `job`, `config` and `sys`.
 
+pub mod agent;
 pub mod api;
 pub mod backend;
 pub mod cli;

@@ -1,1 +1,3 @@
-//! See the crate's first page.
+//! The agent's sockets: what is asked and answered, and who may ask.
+
+pub mod types;

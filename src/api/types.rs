@@ -1,0 +1,205 @@
+//! What travels over the agent's sockets, as JSON over HTTP.
+//!
+//! | request | socket | body | answer |
+//! | --- | --- | --- | --- |
+//! | `POST /v1/mount` | both | [`MountRequest`] | [`MountReply`] |
+//! | `GET /v1/status` | both (an allocation's own shows that allocation only) | | [`Status`] |
+//! | `GET /v1/allocation/{id or prefix}` | both (an allocation's own answers for itself only) | | [`Explanation`] |
+//!
+//! A request that fails is answered with an [`ErrorReply`] and a status of 400 (usage), 403 (not permitted),
+//! 422 (configuration), 503 (unavailable) or 504 (try again).
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::Refusal;
+
+/// Ends when every volume of the allocation is mounted and proved, or with the reason why not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountRequest {
+    /// The allocation's id; needed on the host's socket, given by the socket itself on an allocation's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc: Option<String>,
+    /// The task that asks (`NOMAD_TASK_NAME`): it is the one that does not get the volumes. Where it is not given, the
+    /// group's only prestart task is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+}
+
+/// Everything that was asked for is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReply {
+    /// The allocation's id.
+    pub alloc: String,
+    /// One for each volume and task.
+    pub bindings: Vec<Mounted>,
+}
+
+/// One volume in one task's directory, proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// The volume's name.
+    pub volume: String,
+    /// The task.
+    pub task: String,
+    /// The path below the task's directory.
+    pub destination: String,
+    /// Whether it is read-only there.
+    pub read_only: bool,
+    /// Whether it was there already when it was asked for.
+    pub already: bool,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// What went wrong and what to do.
+    pub error: Refusal,
+    /// The exit code that `saddlebag mount` ends with (sysexits.h).
+    pub exit_code: u8,
+}
+
+/// What the agent knows, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Nomad, as seen from here.
+    pub nomad: NomadStatus,
+    /// The guard.
+    pub guard: GuardStatus,
+    /// The sources of this node.
+    pub sources: Vec<SourceStatus>,
+    /// The bindings of this node.
+    pub bindings: Vec<BindingStatus>,
+}
+
+/// How the agent stands with Nomad.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NomadStatus {
+    /// The address that the agent asks.
+    pub address: String,
+    /// Whether its last question was answered.
+    pub connected: bool,
+    /// Nomad's version, once known.
+    pub version: Option<String>,
+    /// The node's id, once known.
+    pub node_id: Option<String>,
+    /// The node's name, once known.
+    pub node_name: Option<String>,
+    /// Why it is not connected.
+    pub reason: Option<String>,
+}
+
+/// How the agent stands with the guard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Whether it answers.
+    pub running: bool,
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// Why it does not answer.
+    pub reason: Option<String>,
+}
+
+/// One source: a file system that this node has mounted for its volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The backend's name.
+    pub name: String,
+    /// The kind of backend: `host`, `seaweedfs`.
+    pub kind: String,
+    /// `attached`, `attaching`, `detached`, `failed`, `hung`.
+    pub state: String,
+    /// Where it is mounted on this host.
+    pub mount_point: Option<String>,
+    /// The mount program's process id, where there is one.
+    pub pid: Option<u32>,
+    /// Bytes of memory that the mount program uses now.
+    pub memory_bytes: Option<u64>,
+    /// How many bindings use it.
+    pub bindings: usize,
+    /// Seconds in this state.
+    pub age_seconds: u64,
+    /// Why it is not attached.
+    pub reason: Option<String>,
+}
+
+/// One binding: one volume in one task's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingStatus {
+    /// The volume's name.
+    pub volume: String,
+    /// The allocation's id.
+    pub alloc: String,
+    /// The job's namespace.
+    pub namespace: String,
+    /// The job's id.
+    pub job: String,
+    /// The task group.
+    pub group: String,
+    /// The task.
+    pub task: String,
+    /// The path below the task's directory.
+    pub destination: String,
+    /// The source's name.
+    pub source: String,
+    /// Whether it is read-only there.
+    pub read_only: bool,
+    /// `waiting`, `mounting`, `mounted`, `failed`, `leaving`.
+    pub state: String,
+    /// Seconds in this state.
+    pub age_seconds: u64,
+    /// Why it is not mounted.
+    pub reason: Option<String>,
+}
+
+/// The way of an allocation's volumes, step by step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The allocation's id.
+    pub alloc: String,
+    /// The job's namespace.
+    pub namespace: String,
+    /// The job's id.
+    pub job: String,
+    /// The task group.
+    pub group: String,
+    /// One sentence: how it stands.
+    pub summary: String,
+    /// From the job's words to the mount.
+    pub steps: Vec<Step>,
+}
+
+/// One step of an [`Explanation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it does: `read the job`, `find volume pgdata`, `attach source main`, …
+    pub name: String,
+    /// How it went.
+    pub state: StepState,
+    /// What was found or done, or what went wrong.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The last lines of a program's own log, where one failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    /// Done and proved.
+    Done,
+    /// Failed; the detail says why.
+    Failed,
+    /// Not done yet.
+    Waiting,
+}
