@@ -1,1 +1,116 @@
-//! See the crate's first page.
+//! Backends: a backend prepares a source and knows nothing of allocations.
+//!
+//! A source is a file system of a storage system that this node has mounted; all volumes of it share it. A new backend
+//! is a file in this folder and a line in [`of`].
+//!
+//! Everything here may wait on a server: it is called from a worker of that source alone (see [`crate::reconcile`]).
+
+mod error;
+mod host;
+pub mod program;
+mod seaweedfs;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::{AttachError, DetachError};
+
+use crate::config::{self, BackendKind};
+use crate::sys::identity::Identity;
+
+/// Names a source on this node: the kind of backend and a digest of all that decides whether two volumes can share a
+/// mount. It is a file name and stays the same for the same options.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceKey(pub String);
+
+impl fmt::Display for SourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where on this host a source lives.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The source's key: names its cgroup and unit.
+    pub key: SourceKey,
+    /// Where a mount program mounts it: a directory that only root can enter.
+    pub mount_point: PathBuf,
+    /// Where its mount program's output goes.
+    pub log: PathBuf,
+    /// A folder for its cache.
+    pub cache: PathBuf,
+    /// A socket for its mount program.
+    pub socket: PathBuf,
+}
+
+/// A source that is mounted and answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The directory that volumes are directories of.
+    pub root: PathBuf,
+    /// That directory's identity; a later one that differs is another mount.
+    pub identity: Identity,
+    /// The mount program, where there is one.
+    pub pid: Option<i32>,
+    /// Whether it was there already.
+    pub found: bool,
+}
+
+/// What every storage system can do.
+pub trait Backend: Send + Sync {
+    /// The kind, as the configuration calls it.
+    fn kind(&self) -> &'static str;
+
+    /// What decides whether two volumes can share a mount: equal texts can.
+    fn options(&self) -> String;
+
+    /// Mounts the source, or finds it mounted, and proves that it answers.
+    ///
+    /// # Errors
+    /// Why not, with the last lines of the mount program's own log. Nothing half done remains.
+    fn attach(&self, place: &Place) -> Result<Attached, AttachError>;
+
+    /// Takes the source away when nothing uses it any more.
+    ///
+    /// # Errors
+    /// [`DetachError::Busy`] where something does; it then stays as it is.
+    fn detach(&self, place: &Place) -> Result<(), DetachError>;
+}
+
+/// The backend of a definition.
+pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
+    match &definition.kind {
+        BackendKind::Host(settings) => Box::new(host::Host::new(settings.clone(), definition.dynamic)),
+        BackendKind::Seaweedfs(settings) => {
+            Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition.attach_timeout))
+        }
+    }
+}
+
+/// The key of the source that a definition stands for.
+pub fn key_of(definition: &config::Backend) -> SourceKey {
+    let backend = of(definition);
+    SourceKey(format!("{}-{:016x}", backend.kind(), fnv1a(backend.options().as_bytes())))
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine and in every version, which the standard library's
+/// hashers do not promise.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_the_published_one() {
+        // Test vectors of the FNV reference implementation.
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

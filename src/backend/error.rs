@@ -1,0 +1,138 @@
+//! Why a source cannot be attached or detached, as a person is told.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::job::{Kind, Refusal};
+
+/// Why a source cannot be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The mount program is not installed.
+    #[error("the program {program} is not installed (looked for {})", looked_for(.looked))]
+    ProgramMissing {
+        /// Its name.
+        program: String,
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// No server of the list accepts a connection.
+    #[error("no connection to {what} {server}")]
+    Unreachable {
+        /// What it is: `filer`.
+        what: &'static str,
+        /// Its address.
+        server: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The mount program ended before its mount was there.
+    #[error("{program} ended before its mount was there")]
+    ProgramEnded {
+        /// Its name.
+        program: String,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// The mount program did not mount in time.
+    #[error("{program} did not mount within {}", humantime::format_duration(*.after))]
+    TooSlow {
+        /// Its name.
+        program: String,
+        /// How long it was waited for.
+        after: Duration,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// The directory that should hold the volumes is not there.
+    #[error("the directory {} does not exist", .0.display())]
+    NoDirectory(PathBuf),
+    /// Something else is mounted where the source belongs.
+    #[error("a file system of type {fs_type} is mounted at {}, where {expected} belongs", .at.display())]
+    Foreign {
+        /// Where.
+        at: PathBuf,
+        /// What is there.
+        fs_type: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// The kernel or the disk refused something.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+fn looked_for(places: &[PathBuf]) -> String {
+    places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl AttachError {
+    /// The kernel or the disk refused `what`.
+    pub fn host(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Host { what, source }
+    }
+
+    /// Whether the same may work in a moment, with nobody's help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TooSlow { .. } | Self::ProgramEnded { .. })
+    }
+
+    /// The mount program's own last lines.
+    pub fn log(&self) -> &[String] {
+        match self {
+            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } => log,
+            _ => &[],
+        }
+    }
+
+    /// What the author of a job is told.
+    pub fn refusal(&self, backend: &str) -> Refusal {
+        let (kind, hint) = match self {
+            Self::ProgramMissing { .. } => {
+                (Kind::Unavailable, "install it on this client, or name its path in the backend's `program`".to_owned())
+            }
+            Self::Unreachable { server, .. } => {
+                (Kind::Unavailable, format!("check that {server} is up and reachable from this client"))
+            }
+            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } => {
+                (Kind::Unavailable, log.last().map_or_else(
+                    || "it wrote nothing to its log".to_owned(),
+                    |line| format!("its log ends with: {line}"),
+                ))
+            }
+            Self::NoDirectory(path) => (Kind::Configuration, format!("create {} on this client", path.display())),
+            Self::Foreign { at, .. } => {
+                (Kind::Configuration, format!("look at `findmnt {}` and unmount what does not belong there", at.display()))
+            }
+            Self::Host { .. } => (Kind::Unavailable, "see the agent's log on this client".to_owned()),
+        };
+        let cause = match self {
+            Self::Unreachable { source, .. } => format!(": {source}"),
+            _ => String::new(),
+        };
+        Refusal { kind, message: format!("backend {backend} cannot be used: {self}{cause}"), hint: Some(hint) }
+    }
+}
+
+/// Why a source was not detached.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// Something still uses it.
+    #[error("it is still in use")]
+    Busy,
+    /// The kernel refused.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
