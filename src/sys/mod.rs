@@ -1,2 +1,32 @@
-//! The kernel: mounts, paths, namespaces, processes. The only unsafe code of the crate.
+//! The kernel: mounts, paths, inodes, namespaces, processes, cgroups. The only unsafe code of the crate.
+//!
+//! Every function names one thing that the kernel does. Paths into directories that a job can write go
+//! through [`resolve`] and are held as `O_PATH` descriptors from then on; nothing is looked up twice.
+//!
+//! * [`mount`] clones, flags, places and removes mounts.
+//! * [`identity`] says which mount and which inode a descriptor is, without asking a server.
+//! * [`table`] reads the kernel's mount table.
+//! * [`resolve`] opens, makes and removes directories beneath a root that others may attack.
+//! * [`inode`] changes a directory's own attributes (immutable, mode, owner).
+//! * [`process`] identifies processes and finds who holds a clone of a mount.
+//! * [`detached`] starts a program that outlives its starter; [`cgroup`] is where it lives.
+//! * [`peer`] says who is at the other end of a unix socket.
 #![allow(unsafe_code)]
+
+pub mod cgroup;
+pub mod detached;
+pub mod identity;
+pub mod inode;
+pub mod mount;
+pub mod peer;
+pub mod process;
+pub mod resolve;
+pub mod table;
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The path by which the kernel finds an open descriptor again. `thread-self`, since a thread may have a
+/// descriptor table of its own and `/proc/self` is always the first thread's.
+pub(crate) fn descriptor_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
+}

@@ -1,0 +1,147 @@
+//! The kernel's mount table, as proc_pid_mountinfo(5) specifies it.
+//!
+//! Names in it can be chosen by anyone who may mount, so they are bytes, not text: the kernel escapes space,
+//! tab, newline and backslash as octal and passes everything else through.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// One mount of a mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The reusable id (not the unique one of [`super::identity::Identity`]).
+    pub mount_id: u64,
+    /// The reusable id of the mount that this one is mounted on.
+    pub parent: u64,
+    /// Major and minor number of the superblock's device.
+    pub device: (u32, u32),
+    /// The directory of the file system that is this mount's root; ends in `//deleted` when that is gone.
+    pub root: PathBuf,
+    /// Where it is mounted, seen from the reader's root.
+    pub mount_point: PathBuf,
+    /// The file system's type, with its subtype (`fuse.seaweedfs`).
+    pub fs_type: String,
+    /// What it was mounted from, as the file system chose to say it.
+    pub source: OsString,
+    /// Whether this mount is read-only, by its own flag or the superblock's.
+    pub read_only: bool,
+    /// The superblock's options, undecoded (`rw,memory` of a cgroup hierarchy).
+    pub super_options: OsString,
+}
+
+/// Reads the mount table of the caller's own mount namespace, as seen from its root.
+///
+/// Errors: what reading says, or `InvalidData` for a line that is not as specified.
+pub fn read_own() -> io::Result<Vec<Entry>> {
+    parse(&std::fs::read("/proc/thread-self/mountinfo")?)
+}
+
+/// Reads the mount table that process `pid` sees.
+pub fn read_of(pid: i32) -> io::Result<Vec<Entry>> {
+    parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?)
+}
+
+fn parse(text: &[u8]) -> io::Result<Vec<Entry>> {
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> io::Result<Entry> {
+    fields(line).ok_or_else(|| {
+        let message = format!("not a line of mountinfo: {:?}", String::from_utf8_lossy(line));
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+fn fields(line: &[u8]) -> Option<Entry> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let mount_id = number(words.next()?)?;
+    let parent = number(words.next()?)?;
+    let mut device = words.next()?.splitn(2, |byte| *byte == b':');
+    let device = (number(device.next()?)?, number(device.next()?)?);
+    let root = PathBuf::from(decode(words.next()?)?);
+    let mount_point = PathBuf::from(decode(words.next()?)?);
+    let options = words.next()?;
+    // Zero or more optional fields, ended by a lone hyphen.
+    words.find(|word| *word == b"-")?;
+    let fs_type = String::from_utf8(decode(words.next()?)?.into_vec()).ok()?;
+    let source = decode(words.next()?)?;
+    let super_options = words.next()?;
+    let is_read_only = |options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == b"ro");
+    Some(Entry {
+        mount_id,
+        parent,
+        device,
+        root,
+        mount_point,
+        fs_type,
+        source,
+        read_only: is_read_only(options) || is_read_only(super_options),
+        super_options: OsString::from_vec(super_options.to_vec()),
+    })
+}
+
+fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// Undoes the kernel's octal escapes. A backslash that starts none is not the kernel's work: it escapes its own.
+fn decode(word: &[u8]) -> Option<OsString> {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, tail)) = rest.split_first() {
+        if *first != b'\\' {
+            bytes.push(*first);
+            rest = tail;
+            continue;
+        }
+        let (digits, tail) = tail.split_at_checked(3)?;
+        let value = digits.iter().try_fold(0_u32, |value, digit| {
+            matches!(digit, b'0'..=b'7').then(|| value * 8 + u32::from(digit - b'0'))
+        })?;
+        bytes.push(u8::try_from(value).ok()?);
+        rest = tail;
+    }
+    Some(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn hostile_names_are_decoded_as_bytes() {
+        let line = b"36 35 98:0 /a\\040b /mnt/\\134x\\012y\xff rw,noatime master:1 shared:7 - fuse.weed a\\040- rw,errors=continue";
+        let entry = parse_line(line).unwrap();
+        assert_eq!((entry.mount_id, entry.parent, entry.device), (36, 35, (98, 0)));
+        assert_eq!(entry.root.as_os_str().as_bytes(), b"/a b");
+        assert_eq!(entry.mount_point.as_os_str().as_bytes(), b"/mnt/\\x\ny\xff");
+        assert_eq!(entry.source.as_bytes(), b"a -");
+        assert!(!entry.read_only);
+    }
+
+    #[test]
+    fn a_read_only_mount_and_a_read_only_superblock_are_both_read_only() {
+        assert!(parse_line(b"1 2 0:3 / / ro - ext4 x rw").unwrap().read_only);
+        assert!(parse_line(b"1 2 0:3 / / rw - ext4 x rw,ro").unwrap().read_only);
+    }
+
+    #[test]
+    fn a_broken_line_is_an_error_and_never_half_an_entry() {
+        for line in [
+            &b"1 2 0:3 / /"[..],
+            b"x 2 0:3 / / rw - ext4 x rw",
+            b"1 2 0:3 /\\04 / rw - ext4 x rw",
+            b"1 2 3 / / rw - a b c",
+        ] {
+            assert!(parse_line(line).is_err(), "{:?}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn the_own_table_holds_the_root() {
+        assert!(read_own().unwrap().iter().any(|entry| entry.mount_point.as_os_str() == "/"));
+    }
+}
