@@ -1,8 +1,8 @@
 //! What is to be mounted where, and what the ledger says of it.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+
+use crate::backend::SourceKey;
 
 use crate::job::{Destination, OnFailure, Placement};
 use crate::nomad::model::AllocId;

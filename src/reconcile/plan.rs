@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::binding::{BindingKey, SourceKey};
+use super::binding::BindingKey;
+use crate::backend::SourceKey;
 
 /// What is wanted of a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

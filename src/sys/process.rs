@@ -44,6 +44,19 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a line of /proc/PID/stat"))
 }
 
+/// How long ago process `pid` started.
+pub fn age(pid: i32) -> io::Result<std::time::Duration> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let seconds: f64 = uptime
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
+    let started = std::time::Duration::from_millis(start_time(pid)?.saturating_mul(1000) / ticks_per_second);
+    Ok(std::time::Duration::from_secs_f64(seconds.max(0.0)).saturating_sub(started))
+}
+
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
     // The name may hold spaces and parentheses of its own; nothing after it holds a parenthesis.
     let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;

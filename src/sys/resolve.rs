@@ -55,6 +55,13 @@ pub enum ResolveError {
     },
 }
 
+impl ResolveError {
+    /// Whether the path, or a directory on the way to it, is just not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+}
+
 /// What [`make_beneath`] did.
 #[derive(Debug)]
 pub struct Made {

@@ -1,0 +1,269 @@
+//! `seaweedfs`: one `weed mount` of a filer's whole tree, shared by every volume with the same options.
+//!
+//! The filer's root is mounted, never a directory of it: `weed mount` creates the directory that it is asked for, so a
+//! path with a typing error would come up as an empty volume. A volume's own directory is looked up within the mount,
+//! where it is missing if it is missing.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::program::{self, Program, Running};
+use super::{AttachError, Attached, Backend, DetachError, Place};
+use crate::config::{SeaweedfsBackend, WEED_PATHS};
+use crate::sys::identity::{self, Identity};
+use crate::sys::mount::MountError;
+use crate::sys::{cgroup, mount, process, resolve, table};
+
+/// The type under which the kernel lists it.
+const FS_TYPE: &str = "fuse.seaweedfs";
+/// How long a filer may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the mount is looked for while it comes up.
+const LOOK: Duration = Duration::from_millis(5);
+/// The longest path of a socket (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
+/// The volumes of one filer.
+pub struct Seaweedfs {
+    settings: SeaweedfsBackend,
+    attach_timeout: Duration,
+}
+
+impl Seaweedfs {
+    /// A backend with these settings.
+    pub fn new(settings: SeaweedfsBackend, attach_timeout: Duration) -> Self {
+        Self { settings, attach_timeout }
+    }
+
+    /// The arguments of `weed mount`.
+    fn arguments(&self, place: &Place) -> Vec<OsString> {
+        let settings = &self.settings;
+        let mib = |bytes: u64| bytes >> 20;
+        let option = |name: &str, value: &OsStr| {
+            let mut text = OsString::from(format!("-{name}="));
+            text.push(value);
+            text
+        };
+        let mut args = vec![
+            OsString::from("mount"),
+            option("filer", OsStr::new(&settings.filers.join(","))),
+            option("filer.path", OsStr::new("/")),
+            mount_point_argument(&place.mount_point),
+            OsString::from("-dirAutoCreate=false"),
+            option("cacheDir", place.cache.as_os_str()),
+            // Go's soft limit keeps its collector ahead of the cgroup's hard one.
+            OsString::from(format!("-memoryLimitMB={}", mib(settings.memory_limit / 10 * 8).max(64))),
+        ];
+        if place.socket.as_os_str().len() <= LONGEST_SOCKET {
+            args.push(option("localSocket", place.socket.as_os_str()));
+        }
+        if let Some(bytes) = settings.cache_capacity {
+            args.push(OsString::from(format!("-cacheCapacityMB={}", mib(bytes))));
+        }
+        if let Some(collection) = &settings.collection {
+            args.push(option("collection", OsStr::new(collection)));
+        }
+        if let Some(replication) = &settings.replication {
+            args.push(option("replication", OsStr::new(replication)));
+        }
+        if settings.read_only {
+            args.push(OsString::from("-readOnly"));
+        }
+        args
+    }
+
+    /// One filer of the list accepts a connection. `weed mount` itself would try for minutes before it says so.
+    fn find_filer(&self) -> Result<(), AttachError> {
+        let mut last = None;
+        for filer in &self.settings.filers {
+            match connect(filer) {
+                Ok(()) => return Ok(()),
+                Err(source) => last = Some(AttachError::Unreachable { what: "filer", server: filer.clone(), source }),
+            }
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    /// What is mounted at the place now: ours and answering, ours and dead (taken away), or nothing.
+    fn find_mounted(&self, place: &Place) -> Result<Option<Attached>, AttachError> {
+        let Some((root, identity)) = look_at(&place.mount_point)? else { return Ok(None) };
+        let entries = table::read_own().map_err(AttachError::host("read the mount table"))?;
+        // The last entry is the one on top.
+        let entry = entries.iter().rev().find(|entry| entry.mount_point == place.mount_point);
+        if let Some(entry) = entry.filter(|entry| entry.fs_type != FS_TYPE) {
+            return Err(AttachError::Foreign {
+                at: place.mount_point.clone(),
+                fs_type: entry.fs_type.clone(),
+                expected: "a SeaweedFS mount",
+            });
+        }
+        match identity::answers(root.as_fd()) {
+            Ok(()) => Ok(Some(Attached {
+                root: place.mount_point.clone(),
+                identity,
+                pid: find_pid(&place.mount_point),
+                found: true,
+            })),
+            Err(error) => {
+                tracing::warn!(source = %place.key, %error, "the mount is dead: it is mounted again");
+                drop(root);
+                // Lazily: bindings of the dead mount keep it until they are replaced, and nobody can use it.
+                with_parent(&place.mount_point, |parent, name| mount::detach(parent, name))
+                    .map_err(|error| AttachError::host("unmount a dead mount")(io::Error::other(error)))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn wait(&self, place: &Place, name: &str, running: &Running) -> Result<Attached, AttachError> {
+        let deadline = Instant::now() + self.attach_timeout;
+        loop {
+            if let Some((root, identity)) = look_at(&place.mount_point)? {
+                identity::answers(root.as_fd()).map_err(AttachError::host(format!("use the mount of {name}")))?;
+                return Ok(Attached {
+                    root: place.mount_point.clone(),
+                    identity,
+                    pid: Some(running.pid),
+                    found: false,
+                });
+            }
+            if running.has_ended(LOOK) {
+                return Err(AttachError::ProgramEnded { program: name.to_owned(), log: program::last_lines(&place.log) });
+            }
+            if Instant::now() > deadline {
+                return Err(AttachError::TooSlow {
+                    program: name.to_owned(),
+                    after: self.attach_timeout,
+                    log: program::last_lines(&place.log),
+                });
+            }
+        }
+    }
+}
+
+impl Backend for Seaweedfs {
+    fn kind(&self) -> &'static str {
+        "seaweedfs"
+    }
+
+    fn options(&self) -> String {
+        let settings = &self.settings;
+        format!(
+            "{:?} {:?} {:?} {} {:?} {:?} {:?} {}",
+            settings.filers,
+            settings.collection,
+            settings.replication,
+            settings.memory_limit,
+            settings.cache_dir,
+            settings.cache_capacity,
+            settings.program,
+            settings.read_only
+        )
+    }
+
+    fn attach(&self, place: &Place) -> Result<Attached, AttachError> {
+        make_private(&place.mount_point)?;
+        if let Some(attached) = self.find_mounted(place)? {
+            return Ok(attached);
+        }
+        let weed = program::find_executable(self.settings.program.as_deref(), "weed", &WEED_PATHS)?;
+        let name = program::name_of(&weed);
+        self.find_filer()?;
+        let cache = match &self.settings.cache_dir {
+            Some(folder) => folder.join(&place.key.0),
+            None => place.cache.clone(),
+        };
+        make_private(&cache)?;
+        let place = Place { cache, ..place.clone() };
+        // A program that an agent which died meanwhile has just started for this place is waited for, and not started
+        // a second time. An older one serves containers that still hold a mount which was taken away here: it is
+        // neither waited for nor ended.
+        let just_started = find_pid(&place.mount_point)
+            .filter(|pid| process::age(*pid).is_ok_and(|age| age < self.attach_timeout))
+            .and_then(|pid| Running::watch(pid).ok());
+        if let Some(running) = just_started {
+            return self.wait(&place, &name, &running);
+        }
+        let running = program::start(
+                &Program {
+                    path: &weed,
+                    args: self.arguments(&place),
+                    key: &place.key,
+                    memory_limit: self.settings.memory_limit,
+                    log: &place.log,
+                },
+                || find_pid(&place.mount_point),
+            )?;
+        self.wait(&place, &name, &running).inspect_err(|_| running.kill())
+    }
+
+    fn detach(&self, place: &Place) -> Result<(), DetachError> {
+        // Plain, not lazy: the kernel refuses while a file of the mount is open on this host. Bindings in containers
+        // that outlived their record keep the file system itself, and with it the mount program.
+        match with_parent(&place.mount_point, |parent, name| mount::unmount(parent, name)) {
+            Ok(()) | Err(MountError::NotAMountPoint | MountError::Missing) => {}
+            Err(MountError::Busy) => return Err(DetachError::Busy),
+            Err(error) => {
+                return Err(DetachError::Host { what: "unmount the source".into(), source: io::Error::other(error) });
+            }
+        }
+        // The program ends by itself when the last mount of its file system is gone; what is left of it now or then is
+        // an empty directory and an empty cgroup, and neither matters.
+        let _ = fs::remove_dir(&place.mount_point);
+        let _ = cgroup::remove(&place.key.0);
+        Ok(())
+    }
+}
+
+fn mount_point_argument(mount_point: &Path) -> OsString {
+    let mut text = OsString::from("-dir=");
+    text.push(mount_point);
+    text
+}
+
+fn find_pid(mount_point: &Path) -> Option<i32> {
+    program::find_by_argument("weed", mount_point_argument(mount_point).as_bytes())
+}
+
+/// Opens the place without asking the file system anything, and says what is mounted there.
+fn look_at(mount_point: &Path) -> Result<Option<(std::os::fd::OwnedFd, Identity)>, AttachError> {
+    let look = format!("look at {}", mount_point.display());
+    let root = resolve::open_root(mount_point)
+        .map_err(|error| AttachError::host(look.clone())(io::Error::other(error)))?;
+    let identity = identity::identify(root.as_fd()).map_err(AttachError::host(look))?;
+    Ok(identity.is_mount_root.then_some((root, identity)))
+}
+
+fn with_parent(path: &Path, run: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), MountError>) -> Result<(), MountError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(MountError::Missing) };
+    match resolve::open_root(parent) {
+        Ok(parent) => run(parent.as_fd(), name),
+        Err(_) => Err(MountError::Missing),
+    }
+}
+
+fn make_private(folder: &Path) -> Result<(), AttachError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(AttachError::host(format!("create {}", folder.display())))
+}
+
+fn connect(filer: &str) -> io::Result<()> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in filer.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

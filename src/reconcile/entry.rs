@@ -1,0 +1,278 @@
+//! What the reconciler knows of one allocation.
+
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use super::binding::{Binding, BindingKey, Record, Recorded, Stage};
+use super::plan::{self, BindingView, Observed, Wanted};
+use crate::api::types::MountReply;
+use crate::backend::SourceKey;
+use crate::job::Refusal;
+use crate::nomad::model::{AllocId, Allocation, TaskState};
+use crate::sys::identity::Identity;
+
+/// A `saddlebag mount` that waits.
+pub struct WaitingHook {
+    /// The task that asks, where it said so.
+    pub task: Option<String>,
+    /// Until when it is answered, at the latest.
+    pub deadline: Instant,
+    /// Whether the job's words have been read for it.
+    pub read: bool,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<MountReply, Refusal>>,
+}
+
+/// One binding, alive.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// What is to be mounted where.
+    pub binding: Binding,
+    /// What the kernel said last.
+    pub observed: Observed,
+    /// The mount's identity, once it was proved by this agent.
+    pub identity: Option<Identity>,
+    /// The state of the ledger's page that first names it; none while it is not on a page.
+    pub intent: Option<u64>,
+    /// Since when a worker is at it.
+    pub in_flight: Option<Instant>,
+    /// Why the last step failed.
+    pub error: Option<StepError>,
+    /// Since when it is in its state.
+    pub since: Instant,
+    /// Whether it was found in place, not made, for the hook that waits.
+    pub already: bool,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone)]
+pub struct StepError {
+    /// What the job's author is told.
+    pub refusal: Refusal,
+    /// When it is tried again; none if only a new call can help.
+    pub retry: Option<Instant>,
+    /// How often it has failed in a row.
+    pub times: u32,
+}
+
+impl Live {
+    /// A binding of which nothing is known.
+    pub fn new(binding: Binding) -> Self {
+        Self {
+            binding,
+            observed: Observed::Unseen,
+            identity: None,
+            intent: None,
+            in_flight: None,
+            error: None,
+            since: Instant::now(),
+            already: false,
+        }
+    }
+
+    /// Whether its error says to wait still, or for good.
+    pub fn is_held_back(&self, now: Instant) -> bool {
+        self.error.as_ref().is_some_and(|error| error.retry.is_none_or(|at| at > now))
+    }
+}
+
+/// One allocation.
+pub struct Entry {
+    /// Its id.
+    pub id: AllocId,
+    /// What Nomad's last listing says of it.
+    pub allocation: Option<Allocation>,
+    /// Nomad's last listing did not name it, and earlier ones or the ledger did.
+    pub missing: bool,
+    /// Nomad has begun to remove its directory.
+    pub collected: bool,
+    /// The ledger's page as it is to be.
+    pub page: Option<Record>,
+    /// Counts the changes of the page.
+    pub generation: u64,
+    /// The generation that the next agent will find.
+    pub visible: u64,
+    /// The generation that survives a power cut.
+    pub durable: u64,
+    /// Whether the ledger's desk is at the page.
+    pub saving: bool,
+    /// The bindings.
+    pub bindings: BTreeMap<BindingKey, Live>,
+    /// The hooks that wait.
+    pub hooks: Vec<WaitingHook>,
+    /// Its last hook failed, so that none of its bindings is wanted until the next one asks.
+    pub withdrawn: bool,
+    /// Why its last hook failed.
+    pub refusal: Option<Refusal>,
+    /// Its hook's task, once it has asked.
+    pub hook_task: Option<String>,
+    /// Its own socket's task.
+    pub socket: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Entry {
+    /// An allocation of which nothing is known.
+    pub fn new(id: AllocId) -> Self {
+        Self {
+            id,
+            allocation: None,
+            missing: false,
+            collected: false,
+            page: None,
+            generation: 0,
+            visible: 0,
+            durable: 0,
+            saving: false,
+            bindings: BTreeMap::new(),
+            hooks: Vec::new(),
+            withdrawn: false,
+            refusal: None,
+            hook_task: None,
+            socket: None,
+        }
+    }
+
+    /// An allocation as a former agent left it.
+    pub fn from_page(page: Record) -> Self {
+        let mut entry = Self::new(page.alloc.clone());
+        for recorded in &page.bindings {
+            let mut live = Live::new(recorded.binding.clone());
+            live.intent = Some(0);
+            entry.bindings.insert(recorded.binding.key.clone(), live);
+        }
+        entry.hook_task = Some(page.hook_task.clone());
+        entry.page = Some(page);
+        entry
+    }
+
+    /// What is wanted of a binding. A task's own state decides, never the allocation's `ClientStatus`, which can say
+    /// `failed` while tasks still run; while Nomad says nothing, what is recorded stays.
+    pub fn wanted(&self, key: &BindingKey) -> Wanted {
+        if self.withdrawn && !self.uses(key) {
+            return Wanted::Gone;
+        }
+        let Some(allocation) = &self.allocation else {
+            return if self.missing && self.collected { Wanted::Gone } else { Wanted::Bound };
+        };
+        let is_over = match allocation.task(&key.task) {
+            None => true,
+            // A terminal client starts no task any more; what it never started, it never will.
+            Some(task) => {
+                task.state == TaskState::Dead
+                    || task.state == TaskState::Pending && !task.started && allocation.status.is_terminal()
+            }
+        };
+        if is_over { Wanted::Gone } else { Wanted::Bound }
+    }
+
+    /// Whether its task is known to run.
+    pub fn uses(&self, key: &BindingKey) -> bool {
+        self.allocation
+            .as_ref()
+            .and_then(|allocation| allocation.task(&key.task))
+            .is_some_and(|task| task.state == TaskState::Running)
+    }
+
+    /// Whether every one of its tasks is over, or Nomad knows it no longer.
+    pub fn is_over(&self) -> bool {
+        match &self.allocation {
+            Some(allocation) => {
+                allocation.status.is_terminal() && allocation.tasks.iter().all(|task| task.state != TaskState::Running)
+            }
+            None => self.missing && (self.collected || self.page.is_none()),
+        }
+    }
+
+    /// How far the ledger's page that others can see knows a binding.
+    pub fn recorded(&self, live: &Live) -> plan::Recorded {
+        let Some(recorded) = self.page.as_ref().and_then(|page| page.find(&live.binding.key)) else {
+            return plan::Recorded::No;
+        };
+        if live.intent.is_none_or(|intent| intent > self.visible) {
+            return plan::Recorded::No;
+        }
+        match recorded.stage {
+            Stage::Intended => plan::Recorded::Intended,
+            Stage::Mounted(_) => plan::Recorded::Mounted,
+        }
+    }
+
+    /// The allocation as the plan sees it.
+    pub fn view(&self, is_attached: impl Fn(&SourceKey) -> bool) -> Vec<BindingView> {
+        self.bindings
+            .iter()
+            .map(|(key, live)| BindingView {
+                key: key.clone(),
+                source: live.binding.source.clone(),
+                source_attached: is_attached(&live.binding.source),
+                wanted: self.wanted(key),
+                recorded: self.recorded(live),
+                observed: live.observed,
+                used: self.uses(key),
+            })
+            .collect()
+    }
+
+    /// Puts bindings on the page, as intended; makes the page where there is none.
+    pub fn intend(&mut self, keys: &[BindingKey]) {
+        self.generation += 1;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
+        let identity = self.allocation.as_ref();
+        let text = |of: fn(&Allocation) -> &String| identity.map(|a| of(a).clone()).unwrap_or_default();
+        let (namespace, job, group) = (text(|a| &a.namespace), text(|a| &a.job_id), text(|a| &a.group));
+        let page = self.page.get_or_insert_with(|| Record {
+            version: Record::VERSION,
+            alloc: self.id.clone(),
+            namespace,
+            job,
+            group,
+            hook_task: self.hook_task.clone().unwrap_or_default(),
+            bindings: Vec::new(),
+        });
+        for key in keys {
+            if let Some(live) = self.bindings.get_mut(key) {
+                live.intent = Some(self.generation);
+                page.bindings.push(Recorded { binding: live.binding.clone(), stage: Stage::Intended, since });
+            }
+        }
+    }
+
+    /// Notes that a binding is made.
+    pub fn complete(&mut self, key: &BindingKey) {
+        let Some(identity) = self.bindings.get(key).and_then(|live| live.identity) else { return };
+        if let Some(recorded) = self.page.as_mut().and_then(|page| page.find_mut(key)) {
+            recorded.stage = Stage::Mounted(identity);
+            self.generation += 1;
+        }
+    }
+
+    /// Takes a binding off the page.
+    pub fn strike(&mut self, key: &BindingKey) {
+        if let Some(page) = &mut self.page {
+            page.bindings.retain(|recorded| recorded.binding.key != *key);
+            self.generation += 1;
+        }
+    }
+
+    /// Whether everything that is wanted is proved, and on a page that survives a power cut.
+    pub fn is_ready(&self) -> bool {
+        let mut wanted = self.bindings.iter().filter(|(key, _)| self.wanted(key) == Wanted::Bound).peekable();
+        wanted.peek().is_some()
+            && wanted.all(|(_, live)| {
+                live.observed == Observed::Proper
+                    && live.in_flight.is_none()
+                    && live.intent.is_some_and(|intent| intent <= self.durable)
+            })
+    }
+
+    /// The job's identity for people: namespace, job, group.
+    pub fn names(&self) -> (String, String, String) {
+        match (&self.allocation, &self.page) {
+            (Some(a), _) => (a.namespace.clone(), a.job_id.clone(), a.group.clone()),
+            (None, Some(page)) => (page.namespace.clone(), page.job.clone(), page.group.clone()),
+            (None, None) => Default::default(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Why a binding could not be made or taken away, and what its job is told.
+
+use std::io;
+
+use crate::guard::GuardError;
+use crate::job::{Kind, Refusal};
+use crate::sys::inode::InodeError;
+use crate::sys::mount::MountError;
+use crate::sys::resolve::ResolveError;
+
+use super::binding::Binding;
+
+/// Why a binding was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The source's own root.
+    #[error("the source's root cannot be opened")]
+    Source(#[source] ResolveError),
+    /// Another mount is at the source's root than the one that was attached.
+    #[error("the source is no longer the mount that was attached")]
+    SourceChanged,
+    /// The volume's directory is not there, and its definition does not allow to create it.
+    #[error("the volume's directory does not exist")]
+    NoSuchDirectory,
+    /// The volume's directory cannot be opened.
+    #[error("the volume's directory cannot be opened")]
+    Volume(#[source] ResolveError),
+    /// Nomad has removed the allocation's directory.
+    #[error("the allocation's directory is gone")]
+    AllocationGone,
+    /// The destination cannot be reached within the task's directory.
+    #[error("the destination cannot be used")]
+    Destination(#[source] ResolveError),
+    /// The destination holds something.
+    #[error("the destination is not empty")]
+    DestinationNotEmpty,
+    /// The directory beneath the mount.
+    #[error("the directory beneath the mount cannot be closed to writes")]
+    Beneath(#[source] InodeError),
+    /// The allocation directory's file system has no immutable flag.
+    #[error("the allocation directory's file system has no immutable flag, so a task could write beneath a missing mount")]
+    NotFailClosed,
+    /// The kernel refused the mount.
+    #[error("the kernel refused the mount")]
+    Mount(#[source] MountError),
+    /// The guard did not mark it; it was not mounted then.
+    #[error("the guard did not take the mount into its care")]
+    Guard(#[source] GuardError),
+    /// What is at the destination is not what was mounted.
+    #[error("the mount at the destination is not the volume")]
+    NotProved,
+    /// Something else of this host.
+    #[error("cannot {what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    /// This host refused `what`.
+    pub fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+
+    /// Whether the same may work in a moment, with nobody's help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::SourceChanged | Self::Guard(_) | Self::NotProved)
+    }
+
+    /// Whether the source did not answer, and is to be looked at again before anything else is bound from it.
+    pub fn blames_source(&self) -> bool {
+        match self {
+            Self::Source(_) | Self::SourceChanged => true,
+            Self::Host { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()),
+            Self::Volume(ResolveError::Call { source, .. }) => {
+                source.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
+            }
+            _ => false,
+        }
+    }
+
+    /// What the author of the job is told.
+    pub fn refusal(&self, binding: &Binding) -> Refusal {
+        let volume = &binding.volume;
+        let place = format!("{} of task {}", binding.key.destination.as_path().display(), binding.key.task);
+        let path = volume.path.display();
+        let (kind, message, hint) = match self {
+            Self::NoSuchDirectory => (
+                Kind::Configuration,
+                format!("volume {} has no directory {path} on backend {}", volume.name, volume.backend),
+                Some(format!(
+                    "create it there, or write create = true into the definition of volume {} if it may be new",
+                    volume.name
+                )),
+            ),
+            Self::Volume(ResolveError::Symlink(_) | ResolveError::NotADirectory(_)) => (
+                Kind::Configuration,
+                format!("volume {}: {path} on backend {} is not a plain directory", volume.name, volume.backend),
+                Some("name the directory itself, without symbolic links on the way".into()),
+            ),
+            Self::Destination(ResolveError::Symlink(at)) => (
+                Kind::NotPermitted,
+                format!("volume {}: {} on the way to {place} is a symbolic link", volume.name, at.display()),
+                Some("destinations are not followed over symbolic links: remove it or choose another".into()),
+            ),
+            Self::Destination(ResolveError::NotADirectory(at)) => (
+                Kind::Configuration,
+                format!("volume {}: {} on the way to {place} is not a directory", volume.name, at.display()),
+                Some("choose another storage_destination".into()),
+            ),
+            Self::DestinationNotEmpty => (
+                Kind::Configuration,
+                format!("volume {}: {place} is there already and not empty", volume.name),
+                Some("choose a destination that nothing else writes to, for example local/volumes/data".into()),
+            ),
+            Self::NotFailClosed => (
+                Kind::Unavailable,
+                format!("volume {}: {self}", volume.name),
+                Some("put Nomad's data_dir on ext4, xfs or btrfs".into()),
+            ),
+            Self::Guard(_) | Self::SourceChanged | Self::NotProved => {
+                (Kind::TryAgain, format!("volume {} at {place}: {}", volume.name, whole(self)), None)
+            }
+            _ => (Kind::Unavailable, format!("volume {} at {place}: {}", volume.name, whole(self)), None),
+        };
+        Refusal { kind, message, hint }
+    }
+}
+
+/// An error with all its causes in one line.
+pub fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Why a binding was not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum UnbindError {
+    /// Somebody on this host has it open.
+    #[error("a process on this host still has it open")]
+    Busy,
+    /// The destination cannot be reached.
+    #[error("the destination cannot be reached")]
+    Destination(#[source] ResolveError),
+    /// The kernel refused.
+    #[error("the kernel refused to unmount it")]
+    Mount(#[source] MountError),
+    /// The directory beneath.
+    #[error("the directory beneath cannot be opened to removal")]
+    Beneath(#[source] InodeError),
+}

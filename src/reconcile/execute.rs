@@ -1,0 +1,408 @@
+//! The steps that change mounts. Each can be done twice; each may be the last that a killed agent did.
+//!
+//! Everything here runs in a worker: [`observe`], [`bind`] and [`replace`] in the source's own, since they ask its file
+//! system; [`unbind`] in the host's, since it never does.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::binding::Binding;
+use super::error::{BindError, UnbindError};
+use crate::backend::Attached;
+use crate::guard::GuardClient;
+use crate::job::Placement;
+use crate::nomad::model::AllocId;
+use crate::reconcile::plan::Observed;
+use crate::sys::identity::{self, Identity};
+use crate::sys::mount::{self, MountError};
+use crate::sys::{inode, resolve};
+
+/// How long the guard may take to mark a mount.
+const MARK_DEADLINE: Duration = Duration::from_secs(5);
+/// Nothing, not even root, writes into the directory beneath a mount: it is immutable, and of this mode.
+const BENEATH_MODE: u32 = 0;
+
+/// What the steps need to know of this host.
+#[derive(Clone)]
+pub struct Host {
+    /// Nomad's allocation root.
+    pub alloc_root: PathBuf,
+    /// Where the bindings of tasks that see the host's own mounts live.
+    pub links: PathBuf,
+    /// The guard.
+    pub guard: GuardClient,
+}
+
+/// Where a binding's mount is: beneath a root, at a parent and a name.
+struct Site {
+    root: OwnedFd,
+    path: PathBuf,
+}
+
+impl Site {
+    fn of(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<Self, resolve::ResolveError> {
+        let within = Path::new(&binding.key.task).join(binding.key.destination.as_path());
+        Ok(match binding.placement {
+            Placement::Mount => Self {
+                root: resolve::open_beneath(resolve::open_root(&host.alloc_root)?.as_fd(), Path::new(alloc.as_str()))?,
+                path: within,
+            },
+            Placement::Link => {
+                Self { root: resolve::open_root(&host.links)?, path: Path::new(alloc.as_str()).join(within) }
+            }
+        })
+    }
+
+    fn parent_and_name(&self) -> (&Path, &OsStr) {
+        (self.path.parent().unwrap_or(Path::new("")), self.path.file_name().unwrap_or_default())
+    }
+
+    /// The directory that holds the mount point.
+    fn open_parent(&self) -> Result<OwnedFd, resolve::ResolveError> {
+        open_or_self(self.root.as_fd(), self.parent_and_name().0)
+    }
+
+    /// What a task would see there.
+    fn open_top(&self) -> Result<OwnedFd, resolve::ResolveError> {
+        resolve::open_beneath(self.root.as_fd(), &self.path)
+    }
+}
+
+fn open_or_self(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, resolve::ResolveError> {
+    resolve::open_beneath(root, if path.as_os_str().is_empty() { Path::new(".") } else { path })
+}
+
+/// Opens the volume's directory within its source; makes it where its definition allows.
+fn open_volume(binding: &Binding, source: &Attached) -> Result<OwnedFd, BindError> {
+    let root = resolve::open_root(&source.root).map_err(BindError::Source)?;
+    let now = identity::identify(root.as_fd()).map_err(BindError::host("look at the source"))?;
+    if now != source.identity {
+        return Err(BindError::SourceChanged);
+    }
+    let volume = &binding.volume;
+    let directory = match open_or_self(root.as_fd(), &volume.path) {
+        Ok(directory) => directory,
+        Err(error) if error.is_missing() && volume.create => {
+            let made = resolve::make_beneath(root.as_fd(), &volume.path, 0o755).map_err(BindError::Volume)?;
+            if !made.created.is_empty() {
+                // Once, at creation, and this directory only: what is in a volume is never touched.
+                let set = |result: Result<(), inode::InodeError>| {
+                    result.map_err(|error| BindError::host("set the owner and mode of the new volume")(io::Error::other(error)))
+                };
+                if let Some((uid, gid)) = volume.owner {
+                    set(inode::set_owner(made.directory.as_fd(), uid, gid))?;
+                }
+                if let Some(mode) = volume.mode {
+                    set(inode::set_mode(made.directory.as_fd(), mode))?;
+                }
+                tracing::info!(volume = %volume.name, path = %volume.path.display(), "created the volume's directory");
+            }
+            made.directory
+        }
+        Err(error) if error.is_missing() => return Err(BindError::NoSuchDirectory),
+        Err(error) => return Err(BindError::Volume(error)),
+    };
+    identity::answers(directory.as_fd()).map_err(BindError::host("use the volume's directory"))?;
+    Ok(directory)
+}
+
+/// Whether a mount shows this very directory.
+fn shows(mount: &Identity, directory: &Identity) -> bool {
+    mount.is_mount_root && mount.device == directory.device && mount.inode == directory.inode
+}
+
+/// Looks at a binding's place and compares what is there with the volume. A mount that is right is handed to the guard
+/// once more, since this guard may be another than the one that marked it.
+///
+/// # Errors
+/// [`BindError`] where it cannot be told.
+pub fn observe(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    source: &Attached,
+    recorded: Option<&Identity>,
+) -> Result<(Observed, Option<Identity>), BindError> {
+    let top = match Site::of(host, alloc, binding).and_then(|site| site.open_top()) {
+        Ok(top) => top,
+        Err(error) if error.is_missing() => return Ok((Observed::Missing, None)),
+        Err(error) => return Err(BindError::Destination(error)),
+    };
+    let found = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
+    if !found.is_mount_root {
+        return Ok((Observed::Missing, None));
+    }
+    let directory = match open_volume(binding, source) {
+        Ok(directory) => directory,
+        // Its own directory is gone, so what is mounted there can be nothing but a former one.
+        Err(BindError::NoSuchDirectory) => return Ok((Observed::Stale, None)),
+        Err(error) => return Err(error),
+    };
+    let wanted = identity::identify(directory.as_fd()).map_err(BindError::host("look at the volume"))?;
+    if shows(&found, &wanted) {
+        mark(host, binding, top.as_fd())?;
+        link(host, alloc, binding)?;
+        return Ok((Observed::Proper, Some(found)));
+    }
+    let ours = recorded.is_some_and(|recorded| recorded.mount_id == found.mount_id && recorded.device == found.device);
+    Ok((if ours { Observed::Stale } else { Observed::Foreign }, None))
+}
+
+fn mark(host: &Host, binding: &Binding, mount: BorrowedFd<'_>) -> Result<(), BindError> {
+    match binding.placement {
+        Placement::Mount => {
+            host.guard.mark(&binding.source.0, mount, MARK_DEADLINE).map_err(BindError::Guard)
+        }
+        // Outside the allocation directory no collection walks, and its tasks' opens need not wait for an answer.
+        Placement::Link => Ok(()),
+    }
+}
+
+/// Makes a binding: the directory beneath refuses writes, the mount is marked by the guard before anyone can see it,
+/// and it is proved once it is in place.
+///
+/// # Errors
+/// [`BindError`]; nothing is mounted then.
+pub fn bind(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<Identity, BindError> {
+    let volume = open_volume(binding, source)?;
+    let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
+    let site = match Site::of(host, alloc, binding) {
+        Err(error) if error.is_missing() && binding.placement == Placement::Mount => {
+            return Err(BindError::AllocationGone);
+        }
+        other => other.map_err(BindError::Destination)?,
+    };
+    if binding.placement == Placement::Link {
+        // The task's own directory is looked at first: where it is gone or hostile, nothing is mounted.
+        check_link(host, alloc, binding)?;
+    }
+    let mount = mount::clone_detached(volume.as_fd()).map_err(BindError::Mount)?;
+    drop(volume);
+    let flags = mount::Flags {
+        read_only: binding.read_only,
+        nosuid: binding.volume.nosuid,
+        nodev: binding.volume.nodev,
+        noexec: binding.volume.noexec,
+    };
+    mount::set_flags(mount.as_fd(), flags).map_err(BindError::Mount)?;
+    let identity = identity::identify(mount.as_fd()).map_err(BindError::host("look at the new mount"))?;
+    if identity.device != wanted.device || identity.inode != wanted.inode {
+        return Err(BindError::NotProved);
+    }
+    mark(host, binding, mount.as_fd())?;
+    let beneath = make_beneath(&site)?;
+    mount::place(mount.as_fd(), beneath.as_fd()).map_err(BindError::Mount)?;
+    drop(beneath);
+    link(host, alloc, binding)?;
+    prove(&site, &identity)?;
+    Ok(identity)
+}
+
+/// The same where a mount of ours is dead: it is taken away first, lazily, since nothing can be read through it.
+///
+/// # Errors
+/// As [`bind`].
+pub fn replace(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<Identity, BindError> {
+    let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
+    let parent = site.open_parent().map_err(BindError::Destination)?;
+    match mount::detach(parent.as_fd(), site.parent_and_name().1) {
+        Ok(()) | Err(MountError::NotAMountPoint | MountError::Missing) => {}
+        Err(error) => return Err(BindError::Mount(error)),
+    }
+    bind(host, alloc, binding, source)
+}
+
+/// Makes the directory beneath a mount, and makes it refuse writes.
+fn make_beneath(site: &Site) -> Result<OwnedFd, BindError> {
+    let made = resolve::make_beneath(site.root.as_fd(), &site.path, 0o755).map_err(BindError::Destination)?;
+    let directory = made.directory;
+    let immutable = match inode::is_immutable(directory.as_fd()) {
+        Ok(immutable) => immutable,
+        Err(inode::InodeError::Unsupported) => false,
+        Err(error) => return Err(BindError::Beneath(error)),
+    };
+    if immutable {
+        return Ok(directory);
+    }
+    if !inode::is_empty_directory(directory.as_fd()).map_err(BindError::Beneath)? {
+        return Err(BindError::DestinationNotEmpty);
+    }
+    inode::set_mode(directory.as_fd(), BENEATH_MODE).map_err(BindError::Beneath)?;
+    inode::set_immutable(directory.as_fd(), true).map_err(|error| match error {
+        inode::InodeError::Unsupported => BindError::NotFailClosed,
+        error => BindError::Beneath(error),
+    })?;
+    Ok(directory)
+}
+
+/// What a task will see there is the mount that was made.
+fn prove(site: &Site, identity: &Identity) -> Result<(), BindError> {
+    let top = site.open_top().map_err(BindError::Destination)?;
+    let seen = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
+    if !seen.is_mount_root || seen.mount_id != identity.mount_id {
+        return Err(BindError::NotProved);
+    }
+    Ok(())
+}
+
+fn link_target(host: &Host, alloc: &AllocId, binding: &Binding) -> PathBuf {
+    host.links.join(alloc.as_str()).join(&binding.key.task).join(binding.key.destination.as_path())
+}
+
+fn check_link(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<Option<(OwnedFd, OsString)>, BindError> {
+    let allocs = resolve::open_root(&host.alloc_root).map_err(BindError::Destination)?;
+    let alloc_dir = match resolve::open_beneath(allocs.as_fd(), Path::new(alloc.as_str())) {
+        Ok(directory) => directory,
+        Err(error) if error.is_missing() => return Err(BindError::AllocationGone),
+        Err(error) => return Err(BindError::Destination(error)),
+    };
+    let within = Path::new(&binding.key.task).join(binding.key.destination.as_path());
+    let (Some(parent), Some(name)) = (within.parent(), within.file_name()) else { return Ok(None) };
+    let made = resolve::make_beneath(alloc_dir.as_fd(), parent, 0o755).map_err(BindError::Destination)?;
+    Ok(Some((made.directory, name.to_owned())))
+}
+
+/// Puts the symbolic link of a task that sees the host's own mounts.
+fn link(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), BindError> {
+    if binding.placement != Placement::Link {
+        return Ok(());
+    }
+    let Some((parent, name)) = check_link(host, alloc, binding)? else { return Ok(()) };
+    let target = link_target(host, alloc, binding);
+    match rustix::fs::symlinkat(&target, &parent, &name) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::EXIST) => {
+            let found = rustix::fs::readlinkat(&parent, &name, Vec::new()).ok();
+            if found.is_some_and(|found| found.to_bytes() == target.as_os_str().as_encoded_bytes()) {
+                Ok(())
+            } else {
+                Err(BindError::DestinationNotEmpty)
+            }
+        }
+        Err(errno) => Err(BindError::host("make the link in the task's directory")(errno.into())),
+    }
+}
+
+/// How hard a mount is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Only when the kernel says that nobody on this host has it open.
+    WhenUnused,
+    /// Out of the tree at once; who holds it open keeps it. For a mount that Nomad is about to walk into.
+    AtOnce,
+}
+
+/// Takes a binding away: unmounts it, makes the directory beneath removable, and removes what is empty. Never asks the
+/// source's file system anything, so a hung server keeps nobody waiting.
+///
+/// # Errors
+/// [`UnbindError::Busy`] where somebody on this host has it open; it then stays as it is.
+pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> Result<(), UnbindError> {
+    if binding.placement == Placement::Link {
+        unlink(host, alloc, binding)?;
+    }
+    let site = match Site::of(host, alloc, binding) {
+        Ok(site) => site,
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let parent = match site.open_parent() {
+        Ok(parent) => parent,
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let name = site.parent_and_name().1;
+    loop {
+        let result = match force {
+            Force::WhenUnused => mount::unmount(parent.as_fd(), name),
+            Force::AtOnce => mount::detach(parent.as_fd(), name),
+        };
+        match result {
+            Ok(()) => {}
+            Err(MountError::NotAMountPoint) => break,
+            Err(MountError::Missing) => return Ok(()),
+            Err(MountError::Busy) => return Err(UnbindError::Busy),
+            Err(error) => return Err(UnbindError::Mount(error)),
+        }
+    }
+    // One mount only from here on: whatever comes to be mounted meanwhile is refused, never opened.
+    match resolve::open_beneath_on_one_mount(parent.as_fd(), Path::new(name)) {
+        Ok(beneath) => match inode::set_immutable(beneath.as_fd(), false) {
+            Ok(()) | Err(inode::InodeError::Unsupported) => {}
+            Err(error) => return Err(UnbindError::Beneath(error)),
+        },
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    }
+    remove_empty_directories(&site, alloc, binding);
+    Ok(())
+}
+
+fn unlink(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), UnbindError> {
+    let within = Path::new(alloc.as_str()).join(&binding.key.task).join(binding.key.destination.as_path());
+    let (Some(parent), Some(name)) = (within.parent(), within.file_name()) else { return Ok(()) };
+    let allocs = resolve::open_root(&host.alloc_root).map_err(UnbindError::Destination)?;
+    let parent = match resolve::open_beneath(allocs.as_fd(), parent) {
+        Ok(parent) => parent,
+        Err(error) if error.is_missing() => return Ok(()),
+        // The task has put something else in the way of its own link: nothing of ours is left there.
+        Err(resolve::ResolveError::Symlink(_) | resolve::ResolveError::NotADirectory(_)) => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let target = link_target(host, alloc, binding);
+    let found = rustix::fs::readlinkat(&parent, name, Vec::new()).ok();
+    if found.is_some_and(|found| found.to_bytes() == target.as_os_str().as_encoded_bytes()) {
+        // Gone meanwhile is as good.
+        let _ = rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty());
+    }
+    Ok(())
+}
+
+/// Removes the directories that were made for a mount, from the inside out, as long as they are empty. A directory that
+/// is not ends it: it is the job's or Nomad's.
+fn remove_empty_directories(site: &Site, alloc: &AllocId, binding: &Binding) {
+    // In an allocation `<task>/local` and above are Nomad's to remove; a folder of links is all ours.
+    let keep = match binding.placement {
+        Placement::Mount => Path::new(&binding.key.task).join("local"),
+        Placement::Link => PathBuf::new(),
+    };
+    let task = Path::new(&binding.key.task);
+    for path in site.path.ancestors() {
+        if path == keep || path == task && binding.placement == Placement::Mount || path.as_os_str().is_empty() {
+            break;
+        }
+        match resolve::remove_empty(site.root.as_fd(), path) {
+            Ok(_) => {}
+            Err(resolve::ResolveError::NotEmpty(_)) => break,
+            Err(error) => {
+                tracing::debug!(%alloc, path = %path.display(), %error, "an empty directory stays");
+                break;
+            }
+        }
+    }
+}
+
+/// Whether Nomad has begun to remove this allocation's directory, or has done so: the shared directory is gone.
+pub fn is_collected(host: &Host, alloc: &AllocId) -> bool {
+    let shared = Path::new(alloc.as_str()).join("alloc");
+    resolve::open_root(&host.alloc_root)
+        .and_then(|root| resolve::open_beneath(root.as_fd(), &shared))
+        .is_err_and(|error| error.is_missing())
+}
+
+/// Removes what a collection left of an allocation because a mount was in its way: directories, from the inside out,
+/// each only if it is empty. Nothing else is ever removed.
+pub fn sweep(host: &Host, alloc: &AllocId, tasks: &[String], destinations: &[PathBuf]) {
+    let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return };
+    for (task, destination) in tasks.iter().zip(destinations) {
+        let leaf = Path::new(alloc.as_str()).join(task).join(destination);
+        for path in leaf.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+            if matches!(resolve::remove_empty(allocs.as_fd(), path), Err(resolve::ResolveError::NotEmpty(_))) {
+                break;
+            }
+        }
+    }
+}
