@@ -36,6 +36,11 @@ impl Detached<'_> {
     ///
     /// Errors: the log or the cgroup cannot be written, or the program cannot be executed.
     pub fn spawn(&self) -> io::Result<u32> {
+        self.spawn_with_input(Stdio::null())
+    }
+
+    /// As [`Detached::spawn`], with something else as descriptor 0.
+    pub fn spawn_with_input(&self, input: Stdio) -> io::Result<u32> {
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(self.log)?;
         let mut cgroups = Vec::new();
         for directory in self.cgroup.map_or(&[][..], |paths| &paths.directories) {
@@ -44,7 +49,7 @@ impl Detached<'_> {
         let (pid_reader, pid_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new(self.program);
         command.args(self.args).env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.current_dir("/").stdin(input).stdout(log.try_clone()?).stderr(log);
         let cgroup_fds: Vec<RawFd> = cgroups.iter().map(File::as_raw_fd).collect();
         let writer = pid_writer.as_raw_fd();
         // SAFETY: between fork and exec `become_detached` makes only async-signal-safe calls on descriptors that

@@ -10,17 +10,21 @@
 //! * [`inode`] changes a directory's own attributes (immutable, mode, owner).
 //! * [`process`] identifies processes and finds who holds a clone of a mount.
 //! * [`detached`] starts a program that outlives its starter; [`cgroup`] is where it lives.
+//! * [`fanotify`], [`seqpacket`] and [`descriptors`] are what the guard is made of.
 //! * [`peer`] says who is at the other end of a unix socket.
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+pub mod descriptors;
 pub mod detached;
+pub mod fanotify;
 pub mod identity;
 pub mod inode;
 pub mod mount;
 pub mod peer;
 pub mod process;
 pub mod resolve;
+pub mod seqpacket;
 pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
