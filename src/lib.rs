@@ -12,6 +12,7 @@
 //! * [`guard`] is the process that keeps Nomad's garbage collection out of volumes, and its client.
 //! * [`api`] is the agent's sockets: the host's and one for each allocation.
 //! * [`cli`] is the command line, a client of those sockets.
+//! * [`hcl`] reads HCL strictly, with the place of every mistake; jobs and configuration are read through it. Pure.
 //! * [`sys`] is the kernel: mounts, paths, namespaces, processes. The only unsafe code.
 //!
 //! Dependencies point downwards in this order: `cli` and `api` above `reconcile`, that above
@@ -23,6 +24,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod guard;
+pub mod hcl;
 pub mod job;
 pub mod nomad;
 pub mod reconcile;

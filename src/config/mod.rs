@@ -1,5 +1,11 @@
-//! See the crate's first page.
+//! The agent's configuration: HCL files, Nomad's environment variables, and defaults.
 
-/// The agent configuration.
-#[derive(Debug, Clone)]
-pub struct Config {}
+pub mod model;
+pub mod names;
+pub mod url;
+
+pub use model::{
+    AccessMode, Backend, BackendKind, Config, HostBackend, Nomad, Policy, SeaweedfsBackend, Token, Volume, WEED_PATHS,
+};
+pub use names::{NAME_RULE, is_name};
+pub use url::{Scheme, StorageUrl, UrlPrefix};

@@ -1,5 +1,7 @@
 //! Volumes: from a job's name or URL to a place on a backend, under the policy. Pure.
 
+pub mod registry;
 pub mod resolved;
 
+pub use registry::{Placed, Registry};
 pub use resolved::Resolved;

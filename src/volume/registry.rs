@@ -1,0 +1,216 @@
+//! From what a job calls its storage to a directory of a backend, if the operator allows it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Resolved;
+use crate::config::model::{SEAWEEDFS_MEMORY_LIMIT, Volume};
+use crate::config::url::{SCHEMES, SCHEMES_WITHOUT_BACKEND, UrlError};
+use crate::config::{
+    Backend, BackendKind, Config, HostBackend, NAME_RULE, Policy, Scheme, SeaweedfsBackend, StorageUrl, UrlPrefix,
+    is_name,
+};
+use crate::hcl::nearest;
+use crate::job::{Refusal, SourceName};
+
+/// Every volume and backend that jobs can reach.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    volumes: BTreeMap<String, Volume>,
+    backends: BTreeMap<String, Backend>,
+    policy: Policy,
+}
+
+/// A volume with the backend to use for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// Where the volume is and what may be done with it.
+    pub volume: Resolved,
+    /// The backend: a configured one, or one that is derived from a URL.
+    pub backend: Backend,
+}
+
+impl Registry {
+    /// What the configuration registers and allows.
+    pub fn new(config: &Config) -> Self {
+        Self { volumes: config.volumes.clone(), backends: config.backends.clone(), policy: config.policy.clone() }
+    }
+
+    /// Looks up what a job names.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: a name that is not registered, a URL that is malformed or that no `policy.allow_url` covers.
+    pub fn resolve(&self, name: &SourceName) -> Result<Placed, Refusal> {
+        match name {
+            SourceName::Named(name) => self.resolve_named(name),
+            SourceName::Url(url) => self.resolve_url(url),
+        }
+    }
+
+    fn resolve_named(&self, name: &str) -> Result<Placed, Refusal> {
+        if !is_name(name) {
+            let refusal = Refusal::configuration(format!("{name:?} is not a volume's name"));
+            return Err(refusal.hint(format!("a name is {NAME_RULE}")));
+        }
+        if let Some(volume) = self.volumes.get(name)
+            && let Some(backend) = self.backends.get(&volume.backend)
+        {
+            return Ok(Placed { volume: registered(volume, backend), backend: backend.clone() });
+        }
+        if let Some(backend) = self.backends.values().find(|backend| backend.dynamic) {
+            let mut volume = resolved(name, backend, PathBuf::from(name));
+            volume.create = true;
+            return Ok(Placed { volume, backend: backend.clone() });
+        }
+        let refusal = Refusal::configuration(format!("no volume {name:?} is registered on this node"));
+        Err(match nearest(name, self.volumes.keys().map(String::as_str)) {
+            Some(near) => refusal.hint(format!("did you mean {near:?}?")),
+            None => refusal.hint(format!("the operator registers it with a block volume {name:?} in the agent's configuration")),
+        })
+    }
+
+    fn resolve_url(&self, text: &str) -> Result<Placed, Refusal> {
+        let url = StorageUrl::parse(text).map_err(|error| bad_url(text, &error))?;
+        // The longest prefix is the most specific word of the operator, so it is the root that counts.
+        let allowed = self
+            .policy
+            .allow_url
+            .iter()
+            .filter_map(|prefix| prefix.find_below(&url).map(|below| (prefix, below)))
+            .max_by_key(|(prefix, _)| prefix.url().components.len());
+        let Some((prefix, below)) = allowed else {
+            return Err(Refusal::not_permitted(format!("the policy of this node does not allow the URL {url}"))
+                .hint(format!("the operator allows it with policy {{ allow_url = [\"{url}\"] }} in the agent's configuration")));
+        };
+        let (backend, path) = match url.scheme {
+            Scheme::Host => (host_below(prefix), below.iter().collect()),
+            Scheme::Seaweedfs => self.seaweedfs_of(&url),
+        };
+        Ok(Placed { volume: resolved(text, &backend, path), backend })
+    }
+
+    /// A configured backend that has the URL's filer and directory mounted, the deepest first; else one derived from it.
+    fn seaweedfs_of(&self, url: &StorageUrl) -> (Backend, PathBuf) {
+        let mounted = self.backends.values().filter_map(|backend| match &backend.kind {
+            BackendKind::Seaweedfs(seaweedfs) if seaweedfs.filers.contains(&url.authority) => {
+                let root: Vec<String> = seaweedfs.path.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+                let below = url.components.strip_prefix(root.as_slice())?;
+                Some((root.len(), backend, below))
+            }
+            BackendKind::Seaweedfs(_) | BackendKind::Host(_) => None,
+        });
+        match mounted.max_by_key(|(depth, _, _)| *depth) {
+            Some((_, backend, below)) => (backend.clone(), below.iter().collect()),
+            None => (seaweedfs_at(&url.authority), url.components.iter().collect()),
+        }
+    }
+}
+
+fn registered(volume: &Volume, backend: &Backend) -> Resolved {
+    let read_only = volume.read_only || is_read_only(backend);
+    Resolved {
+        name: volume.name.clone(),
+        backend: backend.name.clone(),
+        path: volume.path.clone(),
+        read_only,
+        create: volume.create && !read_only,
+        owner: volume.owner,
+        mode: volume.mode,
+        nosuid: volume.nosuid,
+        nodev: volume.nodev,
+        noexec: volume.noexec,
+    }
+}
+
+fn resolved(name: &str, backend: &Backend, path: PathBuf) -> Resolved {
+    Resolved {
+        name: name.to_owned(),
+        backend: backend.name.clone(),
+        path,
+        read_only: is_read_only(backend),
+        create: false,
+        owner: None,
+        mode: None,
+        nosuid: true,
+        nodev: true,
+        noexec: false,
+    }
+}
+
+fn is_read_only(backend: &Backend) -> bool {
+    match &backend.kind {
+        BackendKind::Seaweedfs(seaweedfs) => seaweedfs.read_only,
+        BackendKind::Host(_) => false,
+    }
+}
+
+/// Rooted at the operator's own words: what the job adds is resolved beneath it, symbolic links of other jobs included.
+fn host_below(prefix: &UrlPrefix) -> Backend {
+    let path = std::iter::once("/").chain(prefix.url().components.iter().map(String::as_str)).collect();
+    derived(&prefix.url().to_string(), BackendKind::Host(HostBackend { path }))
+}
+
+fn seaweedfs_at(filer: &str) -> Backend {
+    derived(
+        &format!("seaweedfs://{filer}"),
+        BackendKind::Seaweedfs(SeaweedfsBackend {
+            filers: vec![filer.to_owned()],
+            path: "/".to_owned(),
+            collection: None,
+            replication: None,
+            memory_limit: SEAWEEDFS_MEMORY_LIMIT,
+            cache_dir: None,
+            cache_capacity: None,
+            program: None,
+            read_only: false,
+        }),
+    )
+}
+
+fn derived(url: &str, kind: BackendKind) -> Backend {
+    Backend {
+        name: derived_name(url),
+        kind,
+        dynamic: false,
+        linger: Duration::from_secs(300),
+        attach_at_start: false,
+        attach_timeout: Duration::from_secs(20),
+    }
+}
+
+/// A path component that is the same for the same URL, another for another one, and no configured name: it has a `~`.
+fn derived_name(url: &str) -> String {
+    let mut name = String::new();
+    for byte in url.bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'.' | b'_' | b'-' => name.push(char::from(byte)),
+            other => name.push_str(&format!("~{other:02x}")),
+        }
+    }
+    if name.len() <= 128 {
+        return name;
+    }
+    // FNV-1a, spelled out because the name stands on the disk and has to be the same after an upgrade.
+    let hash = url.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    name.truncate(100);
+    format!("{name}~~{hash:016x}")
+}
+
+fn bad_url(text: &str, error: &UrlError) -> Refusal {
+    let shown: String = text.chars().take(100).collect();
+    let refusal = Refusal::configuration(format!("{shown:?} is not a storage URL that can be used: {error}"));
+    match error {
+        UrlError::UnknownScheme(scheme) => {
+            match nearest(scheme, SCHEMES.into_iter().chain(SCHEMES_WITHOUT_BACKEND)) {
+                Some(near) => refusal.hint(format!("did you mean {near}://?")),
+                None => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
+            }
+        }
+        UrlError::NoBackend(_) => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
+        UrlError::Component(_) => refusal.hint("write the directory's own path, with one / between its components and none at its end"),
+        _ => refusal,
+    }
+}
