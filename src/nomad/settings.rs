@@ -285,3 +285,58 @@ impl Resolve for Redirected {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(address: &str) -> SettingsError {
+        connection(&Settings { address: address.to_owned(), ..Settings::default() }).unwrap_err()
+    }
+
+    #[test]
+    fn an_address_is_http_https_or_an_absolute_socket() {
+        for good in ["http://127.0.0.1:4646", "http://[::1]:4646/", "https://nomad.example/x", "unix:///run/nomad.sock"]
+        {
+            Address::parse(good).unwrap();
+        }
+        for bad in ["", "127.0.0.1:4646", "localhost:4646", "ftp://x", "unix://run/x", "http://x/?token=1", "http://"] {
+            let error = refused(bad);
+            assert!(matches!(error, SettingsError::Address { .. }), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_refused_and_not_repeated() {
+        let error = refused("http://user:s3cret@nomad.example:4646");
+        assert!(matches!(error, SettingsError::Address { .. }));
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+
+    #[test]
+    fn tls_settings_beside_plain_http_are_an_error_not_ignored() {
+        let settings = Settings { ca_file: Some("/ca.pem".into()), ..Settings::default() };
+        let error = connection(&settings).unwrap_err();
+        assert!(matches!(error, SettingsError::TlsWithoutHttps { setting: "ca_file", .. }), "{error}");
+    }
+
+    #[test]
+    fn unusable_certificate_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
+        let settings = Settings {
+            address: "https://127.0.0.1:4646".to_owned(),
+            ca_file: Some(file.clone()),
+            ..Settings::default()
+        };
+        assert!(matches!(connection(&settings).unwrap_err(), SettingsError::Unreadable { .. }));
+        std::fs::write(&file, "no certificate").unwrap();
+        let error = connection(&settings).unwrap_err();
+        assert!(matches!(error, SettingsError::NoCertificate { .. }), "{error:?}");
+        assert!(error.to_string().contains("ca.pem"), "{error}");
+        let half = Settings { ca_file: None, cert_file: Some(file.clone()), ..settings.clone() };
+        assert!(matches!(connection(&half).unwrap_err(), SettingsError::HalfAnIdentity { missing: "key_file", .. }));
+        let both = Settings { key_file: Some(file), ..half };
+        assert!(matches!(connection(&both).unwrap_err(), SettingsError::Identity { .. }));
+    }
+}

@@ -159,3 +159,51 @@ fn header(token: &str, origin: impl FnOnce() -> String) -> Result<HeaderValue, T
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_token(path: &Path) -> Token {
+        Token::new(TokenSource::File(path.to_owned()))
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "first\n").unwrap();
+        let token = file_token(&path);
+        assert_eq!(token.read_header().unwrap().unwrap(), "first");
+        // As secrets are replaced: written aside and renamed, with the same size and perhaps the same time.
+        let aside = dir.path().join("aside");
+        std::fs::write(&aside, "other\n").unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(token.read_header().unwrap().unwrap(), "other");
+    }
+
+    #[test]
+    fn a_missing_empty_or_endless_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let error = file_token(&path).read_header().unwrap_err();
+        assert!(matches!(error, TokenError::Unreadable { .. }), "{error}");
+        std::fs::write(&path, " \n").unwrap();
+        let error = file_token(&path).read_header().unwrap_err();
+        assert!(matches!(error, TokenError::Empty { .. }) && error.to_string().contains("token"), "{error}");
+        let error = file_token(Path::new("/dev/zero")).read_header().unwrap_err();
+        assert!(matches!(error, TokenError::TooLong { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_token_shows_itself_in_no_debug_output() {
+        let source = TokenSource::Fixed(Secret::new("s3cret"));
+        let token = Token::new(source.clone());
+        let header = token.read_header().unwrap();
+        assert_eq!(header.as_ref().unwrap(), "s3cret");
+        let shown = format!("{source:?} {token:?} {header:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        let error = Token::new(TokenSource::Fixed(Secret::new("s3c\nret"))).read_header().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3c"), "{error:?}");
+    }
+}

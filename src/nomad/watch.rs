@@ -71,6 +71,7 @@ pub struct Watch {
     refresh: Arc<Notify>,
     wait: Duration,
     pace: Pace,
+    refresh_pace: Pace,
 }
 
 /// Asks a running watch for a listing at once.
@@ -98,7 +99,8 @@ impl Watch {
     pub fn new(client: Client, news: mpsc::Sender<News>) -> (Self, WatchHandle) {
         let refresh = Arc::new(Notify::new());
         let handle = WatchHandle { refresh: Arc::clone(&refresh) };
-        (Self { client, news, refresh, wait: WAIT, pace: Pace::new(INTERVAL, BURST) }, handle)
+        let pace = || Pace::new(INTERVAL, BURST);
+        (Self { client, news, refresh, wait: WAIT, pace: pace(), refresh_pace: pace() }, handle)
     }
 
     /// The same with another time for blocking queries than [`WAIT`].
@@ -166,7 +168,7 @@ impl Watch {
 
     /// Tells the first listing and every one after it, until an error.
     async fn follow(&mut self, node_id: &str, first: Listing) -> End {
-        let Self { client, news, refresh, wait, pace } = self;
+        let Self { client, news, refresh, wait, pace, refresh_pace } = self;
         let mut index = first.index.max(1);
         if news.send(News::Listing(first)).await.is_err() {
             return End::Closed;
@@ -182,7 +184,10 @@ impl Watch {
                 let refreshed = tokio::select! {
                     got = &mut held_back => break got,
                     () = news.closed() => return End::Closed,
-                    () = refresh.notified() => client.allocations_now(node_id).await,
+                    () = refresh.notified() => {
+                        refresh_pace.wait().await;
+                        client.allocations_now(node_id).await
+                    }
                 };
                 match refreshed {
                     // Something may have disappeared, which moves no index; the query goes on.
@@ -222,4 +227,25 @@ impl Watch {
 /// then the new beginning, as the documentation of blocking queries wants it.
 fn is_backwards(index: u64, listing: &Listing) -> bool {
     listing.index.max(1) < index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(index: u64) -> Listing {
+        Listing { index, ..Listing::default() }
+    }
+
+    #[test]
+    fn only_a_lower_index_is_backwards() {
+        assert!(is_backwards(20, &listing(19)));
+        assert!(!is_backwards(20, &listing(20)));
+        assert!(!is_backwards(20, &listing(21)));
+    }
+
+    #[test]
+    fn an_index_of_zero_is_taken_for_one() {
+        assert!(!is_backwards(1, &listing(0)));
+    }
 }

@@ -425,3 +425,7 @@ impl<'de> Deserialize<'de> for Listing {
         from.deserialize_any(ListVisitor)
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
