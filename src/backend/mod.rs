@@ -65,6 +65,11 @@ pub trait Backend: Send + Sync {
     /// The kind, as the configuration calls it.
     fn kind(&self) -> &'static str;
 
+    /// The directory of the source that its volumes are below.
+    fn volumes_below(&self) -> PathBuf {
+        PathBuf::new()
+    }
+
     /// What decides whether two volumes can share a mount: equal texts can.
     fn options(&self) -> String;
 

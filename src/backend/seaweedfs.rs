@@ -11,7 +11,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::program::{self, Program, Running};
@@ -151,6 +151,10 @@ impl Seaweedfs {
 impl Backend for Seaweedfs {
     fn kind(&self) -> &'static str {
         "seaweedfs"
+    }
+
+    fn volumes_below(&self) -> PathBuf {
+        PathBuf::from(self.settings.path.trim_start_matches('/'))
     }
 
     fn options(&self) -> String {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::binding::Binding;
+use super::binding::{Binding, BindingKey};
 use super::error::{BindError, UnbindError};
 use crate::backend::Attached;
 use crate::guard::GuardClient;
@@ -394,15 +394,18 @@ pub fn is_collected(host: &Host, alloc: &AllocId) -> bool {
 }
 
 /// Removes what a collection left of an allocation because a mount was in its way: directories, from the inside out,
-/// each only if it is empty. Nothing else is ever removed.
-pub fn sweep(host: &Host, alloc: &AllocId, tasks: &[String], destinations: &[PathBuf]) {
+/// each only if it is empty. Nothing else is ever removed, and nothing at all while Nomad still has the allocation.
+pub fn sweep(host: &Host, alloc: &AllocId, key: &BindingKey) {
+    if !is_collected(host, alloc) {
+        return;
+    }
     let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return };
-    for (task, destination) in tasks.iter().zip(destinations) {
-        let leaf = Path::new(alloc.as_str()).join(task).join(destination);
-        for path in leaf.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-            if matches!(resolve::remove_empty(allocs.as_fd(), path), Err(resolve::ResolveError::NotEmpty(_))) {
-                break;
-            }
+    let leaf = Path::new(alloc.as_str()).join(&key.task).join(key.destination.as_path());
+    for path in leaf.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        match resolve::remove_empty(allocs.as_fd(), path) {
+            Ok(true) => tracing::info!(path = %path.display(), "removed an empty directory that a collection had left"),
+            Ok(false) => {}
+            Err(_) => break,
         }
     }
 }

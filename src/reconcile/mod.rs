@@ -1,1 +1,118 @@
-//! See the crate's first page.
+//! One owner of all state. On every event (Nomad's news, a hook, a worker's result, a question of the guard, a timer)
+//! it computes the [`plan`] of the allocations concerned and hands the steps to [`worker`]s; it never waits itself.
+//!
+//! * [`binding`]: what is to be mounted where; the ledger's pages.
+//! * [`entry`] and [`source`]: what is known of one allocation and of one source.
+//! * [`plan`]: from desired, recorded and observed to steps. Pure.
+//! * [`ledger`]: a durable file for each allocation.
+//! * [`execute`]: the steps that change mounts.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `sources`, `questions`, `news` are its parts, `report` what it says.
+
+pub mod binding;
+pub mod entry;
+pub mod error;
+pub mod execute;
+mod hooks;
+pub mod ledger;
+mod news;
+pub mod plan;
+mod questions;
+pub mod reconciler;
+mod report;
+pub mod source;
+mod sources;
+mod steps;
+pub mod worker;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::types::{Explanation, MountReply, Status};
+use crate::guard::question::{Answer, Question};
+use crate::job::{Kind, Refusal};
+use crate::nomad::model::AllocId;
+
+/// What is asked of the reconciler.
+pub enum Ask {
+    /// Mount an allocation's volumes.
+    Mount {
+        /// The allocation.
+        alloc: AllocId,
+        /// The task that asks.
+        task: Option<String>,
+        /// Answered when all is proved, or when it is refused.
+        reply: oneshot::Sender<Result<MountReply, Refusal>>,
+    },
+    /// How everything stands, or one allocation.
+    Status {
+        /// Only this one.
+        alloc: Option<AllocId>,
+        /// The answer.
+        reply: oneshot::Sender<Status>,
+    },
+    /// The way of an allocation's volumes.
+    Explain {
+        /// Its id or the beginning of it.
+        prefix: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Explanation, Refusal>>,
+    },
+    /// The guard holds Nomad's agent at a directory.
+    Question {
+        /// Which.
+        question: Question,
+        /// The answer.
+        reply: oneshot::Sender<Answer>,
+    },
+}
+
+/// How the sockets reach the reconciler.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Ask>);
+
+impl Handle {
+    /// A handle, and what the reconciler reads.
+    pub fn new() -> (Self, mpsc::Receiver<Ask>) {
+        let (sender, receiver) = mpsc::channel(1024);
+        (Self(sender), receiver)
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refusal> {
+        let stopping = || Refusal {
+            kind: Kind::TryAgain,
+            message: "the agent is stopping".into(),
+            hint: Some("it is asked again when it is back".into()),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Mounts an allocation's volumes.
+    ///
+    /// # Errors
+    /// The refusal that its job is told.
+    pub async fn mount(&self, alloc: AllocId, task: Option<String>) -> Result<MountReply, Refusal> {
+        self.ask(|reply| Ask::Mount { alloc, task, reply }).await?
+    }
+
+    /// How everything stands, or one allocation.
+    ///
+    /// # Errors
+    /// Only when the agent is stopping.
+    pub async fn status(&self, alloc: Option<AllocId>) -> Result<Status, Refusal> {
+        self.ask(|reply| Ask::Status { alloc, reply }).await
+    }
+
+    /// The way of an allocation's volumes.
+    ///
+    /// # Errors
+    /// Where no allocation, or more than one, has an id that begins so.
+    pub async fn explain(&self, prefix: String) -> Result<Explanation, Refusal> {
+        self.ask(|reply| Ask::Explain { prefix, reply }).await?
+    }
+
+    /// Answers the guard.
+    pub async fn question(&self, question: Question) -> Answer {
+        self.ask(|reply| Ask::Question { question, reply }).await.unwrap_or(Answer::InUse)
+    }
+}

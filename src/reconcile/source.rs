@@ -44,6 +44,8 @@ pub struct Source {
     pub retry: Option<Instant>,
     /// How often it failed in a row.
     pub failures: u32,
+    /// Whether the last failure may pass by itself, so that hooks wait for it.
+    pub is_worth_waiting: bool,
     /// Whether it is kept without any binding.
     pub keep: bool,
     /// The process that is watched.
@@ -69,6 +71,7 @@ impl Source {
             since: Instant::now(),
             retry: None,
             failures: 0,
+            is_worth_waiting: true,
             watched: None,
         }
     }
@@ -107,6 +110,7 @@ impl Source {
         self.failures = self.failures.saturating_add(1);
         let at = Instant::now() + wait;
         self.retry = Some(at);
+        self.is_worth_waiting = is_temporary;
         self.set(State::Failed(refusal, log));
         at
     }

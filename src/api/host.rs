@@ -1,0 +1,111 @@
+//! The host's socket.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::serve::{self, LARGEST_BODY};
+use crate::job::{Kind, Refusal};
+use crate::nomad::model::AllocId;
+use crate::reconcile::Handle;
+use crate::sys::peer;
+
+/// Connections at a time: as many hooks can wait.
+const MOST_CONNECTIONS: usize = 512;
+
+#[derive(Clone)]
+struct Caller {
+    handle: Handle,
+    may_act: bool,
+}
+
+/// Makes the socket. Everybody may connect; who is answered is decided by the peer's credentials, so that who may not
+/// is told so.
+///
+/// # Errors
+/// The kernel's.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Serves it: root may do everything, members of `group` may look.
+pub async fn serve(listener: UnixListener, handle: Handle, group: Option<u32>) {
+    serve::accept(listener, MOST_CONNECTIONS, move |stream| Some(route(stream, &handle, group))).await;
+}
+
+fn route(stream: &UnixStream, handle: &Handle, group: Option<u32>) -> Router {
+    let peer = peer::read_peer(stream.as_fd()).ok();
+    let may_act = peer.as_ref().is_some_and(peer::Peer::is_root);
+    let may_look = may_act || peer.as_ref().zip(group).is_some_and(|(peer, group)| peer.is_in_group(group));
+    if !may_look {
+        return Router::new().fallback(not_permitted);
+    }
+    Router::new()
+        .route("/v1/mount", post(mount))
+        .route("/v1/status", get(status))
+        .route("/v1/allocation/{prefix}", get(explain))
+        .fallback(serve::no_such_path)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(Caller { handle: handle.clone(), may_act })
+}
+
+async fn not_permitted() -> Response {
+    serve::refuse(Refusal::not_permitted("this socket answers root only").hint(
+        "run it as root, or join the group that the agent's configuration names as status_group; a task uses its allocation's own socket",
+    ))
+}
+
+async fn mount(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    if !caller.may_act {
+        return serve::refuse(Refusal::not_permitted("only root may ask for mounts on this socket").hint(
+            "a task uses its allocation's own socket, saddlebag.sock in NOMAD_ALLOC_DIR",
+        ));
+    }
+    let request = match serve::read_request(&body) {
+        Ok(request) => request,
+        Err(refusal) => return serve::refuse(refusal),
+    };
+    let Some(alloc) = request.alloc else {
+        return serve::refuse(Refusal {
+            kind: Kind::Usage,
+            message: "the request names no allocation".into(),
+            hint: Some("send {\"alloc\": \"<NOMAD_ALLOC_ID>\", \"task\": \"<NOMAD_TASK_NAME>\"}".into()),
+        });
+    };
+    let alloc = match AllocId::parse(&alloc) {
+        Ok(alloc) => alloc,
+        Err(error) => return serve::refuse(Refusal { kind: Kind::Usage, message: error.to_string(), hint: None }),
+    };
+    match caller.handle.mount(alloc, request.task).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn status(State(caller): State<Caller>) -> Response {
+    match caller.handle.status(None).await {
+        Ok(status) => Json(status).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn explain(State(caller): State<Caller>, axum::extract::Path(prefix): axum::extract::Path<String>) -> Response {
+    match caller.handle.explain(prefix.chars().take(36).collect()).await {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}

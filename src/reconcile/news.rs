@@ -1,0 +1,192 @@
+//! What Nomad and the guard say.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::Entry;
+use super::plan::Observed;
+use super::reconciler::Reconciler;
+use crate::backend;
+use crate::guard::wire::{Hello, NomadExe};
+use crate::job::{self, Placement};
+use crate::nomad::model::{AllocId, Node};
+use crate::nomad::watch::News;
+use crate::nomad::wire::Listing;
+use crate::sys::process;
+
+/// What is noted of Nomad for the next boot, when mounts are to be there before Nomad is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    alloc_root: PathBuf,
+    node_id: String,
+}
+
+impl Reconciler {
+    fn note_path(&self) -> PathBuf {
+        self.config.state_dir.join("nomad.json")
+    }
+
+    /// Where Nomad's allocations were when it was last heard.
+    pub(super) fn recall_alloc_root(&mut self) {
+        let noted = fs::read(self.note_path()).ok().and_then(|text| serde_json::from_slice::<Noted>(&text).ok());
+        let configured = self.config.nomad.alloc_dir.clone();
+        if let Some(alloc_root) = configured.or(noted.map(|noted| noted.alloc_root)) {
+            self.use_alloc_root(&alloc_root);
+        }
+    }
+
+    pub(super) fn hear(&mut self, news: News) {
+        match news {
+            News::Connected { node, alloc_dir, version, node_id } => {
+                self.connect(node, alloc_dir, version, &node_id);
+            }
+            News::Listing(listing) => self.take_listing(listing),
+            News::Lost(reason) => {
+                tracing::warn!(reason, "Nomad cannot be asked; nothing that is mounted is touched");
+                self.nomad.connected = false;
+                self.nomad.reason = Some(reason);
+            }
+        }
+    }
+
+    fn connect(&mut self, node: Node, alloc_dir: Option<PathBuf>, version: String, node_id: &str) {
+        tracing::info!(node = node.name, node_id, version, "Nomad answers");
+        self.nomad.connected = true;
+        self.nomad.reason = None;
+        self.nomad.node = Some(node);
+        self.nomad.version = Some(version);
+        self.nomad.obstacle = None;
+        if let Some(alloc_root) = self.config.nomad.alloc_dir.clone().or(alloc_dir) {
+            self.use_alloc_root(&alloc_root);
+            let noted = Noted { alloc_root, node_id: node_id.to_owned() };
+            let path = self.note_path();
+            let write = || -> std::io::Result<()> {
+                let temporary = path.with_extension("new");
+                fs::write(&temporary, serde_json::to_vec(&noted)?)?;
+                fs::rename(&temporary, &path)
+            };
+            if let Err(error) = write() {
+                tracing::warn!(%error, "Nomad's allocation root is not noted for the next boot");
+            }
+        } else {
+            self.nomad.obstacle = Some(
+                "Nomad does not say where its allocations are: write nomad { alloc_dir = \"…\" } into the agent's configuration".into(),
+            );
+        }
+        self.know_nomad();
+        self.touch_all();
+    }
+
+    /// Finds Nomad's own process: the guard must know its executable, and it must see the mounts that we make.
+    fn know_nomad(&mut self) {
+        let port = self.config.nomad.port();
+        let Some(pid) = port.and_then(process::find_listener) else {
+            tracing::debug!("Nomad's process was not found by its port; the guard knows it by its name");
+            return;
+        };
+        let identity = process::exe_identity(pid).ok();
+        let name = process::exe_name(pid).ok().map(|name| name.to_string_lossy().into_owned());
+        match (process::mount_namespace(pid), process::own_mount_namespace()) {
+            (Ok(theirs), Ok(ours)) if theirs != ours => {
+                let obstacle = format!(
+                    "Nomad's agent (process {pid}) runs in another mount namespace than saddlebag, so neither its tasks would see a mount nor the guard its deletions"
+                );
+                tracing::error!("{obstacle}");
+                self.nomad.obstacle = Some(obstacle);
+            }
+            _ => {}
+        }
+        if let Err(error) = self.guard_client.tell_nomad(&[NomadExe { identity, name }]) {
+            tracing::warn!(%error, "the guard was not told which executable Nomad is; it knows it by its name");
+        }
+    }
+
+    fn take_listing(&mut self, listing: Listing) {
+        let known: HashSet<&AllocId> = listing.ids.iter().collect();
+        let gone: Vec<AllocId> = self
+            .entries
+            .values()
+            .filter(|entry| !known.contains(&entry.id))
+            .map(|entry| entry.id.clone())
+            .collect();
+        for alloc in gone {
+            let Some(entry) = self.entries.get_mut(&alloc) else { continue };
+            if entry.allocation.is_none() && entry.page.is_none() && !entry.hooks.is_empty() {
+                // A hook that came before any listing named its allocation.
+                continue;
+            }
+            entry.missing = true;
+            entry.allocation = None;
+            self.look_again(&alloc);
+            self.touch(&alloc);
+        }
+        for allocation in listing.allocations {
+            let alloc = allocation.id.clone();
+            let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::new(alloc.clone()));
+            entry.missing = false;
+            entry.collected = false;
+            if entry.allocation.as_ref() == Some(&allocation) {
+                continue;
+            }
+            let is_new = entry.allocation.is_none();
+            entry.allocation = Some(allocation);
+            if is_new {
+                self.warm(&alloc);
+            }
+            self.touch(&alloc);
+        }
+        self.serve_all_questions();
+    }
+
+    /// Attaches the sources that an allocation will ask for, so that they are there when it does.
+    fn warm(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get(alloc) else { return };
+        let (Some(allocation), Some(node)) = (&entry.allocation, &self.nomad.node) else { return };
+        if entry.is_over() || entry.page.is_some() {
+            return;
+        }
+        let Some(task) = job::likely_hook_task(allocation) else { return };
+        // A job that will be refused is refused when it asks.
+        let Ok((_, bindings)) = self.read_job(allocation, Some(task), node) else { return };
+        for (binding, definition) in bindings {
+            self.ensure_source(&binding.source, &definition);
+            self.attach(&binding.source);
+            self.linger(&binding.source);
+        }
+    }
+
+    /// Says hello to the guard, or starts one, away from the loop.
+    pub(super) fn note_guard(&mut self, hello: Result<Hello, String>) {
+        match (&self.guard, &hello) {
+            (Ok(old), Ok(new)) if old.lineage() == new.lineage() => {}
+            (_, Ok(new)) => {
+                tracing::info!(pid = new.pid, took_over = new.took_over, "the guard answers");
+                // Another guard knows no mark of its predecessor's: every binding is handed to it once more.
+                for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
+                    let is_guarded = live.binding.placement == Placement::Mount;
+                    if is_guarded && live.observed == Observed::Proper && live.in_flight.is_none() {
+                        live.observed = Observed::Unseen;
+                    }
+                    if is_guarded && live.error.as_ref().is_some_and(|error| error.retry.is_some()) {
+                        live.error = None;
+                    }
+                }
+                self.touch_all();
+            }
+            (_, Err(reason)) => tracing::error!(reason, "the guard does not answer; nothing is mounted until it does"),
+        }
+        let is_new = hello.is_ok();
+        self.guard = hello;
+        if is_new && self.nomad.connected {
+            self.know_nomad();
+        }
+    }
+
+    /// The sources of an allocation's job, for people.
+    pub(super) fn source_name(&self, key: &backend::SourceKey) -> String {
+        self.sources.get(key).map_or_else(|| key.to_string(), super::source::Source::name)
+    }
+}

@@ -1,0 +1,323 @@
+//! The loop.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use super::binding::BindingKey;
+use super::entry::Entry;
+use super::error::{BindError, UnbindError};
+use super::execute::{Force, Host};
+use super::ledger::{Ledger, LedgerError};
+use super::plan::Observed;
+use super::questions::Asked;
+use super::source::Source;
+use super::worker::{Desk, Workers};
+use super::{Ask, Handle};
+use crate::backend::{AttachError, Attached, DetachError, SourceKey};
+use crate::config::Config;
+use crate::guard::GuardClient;
+use crate::guard::wire::Hello;
+use crate::nomad::model::{AllocId, Node};
+use crate::nomad::watch::{News, WatchHandle};
+use crate::sys::identity::Identity;
+use crate::volume::Registry;
+
+/// What a worker or a watcher reports.
+pub enum Done {
+    /// A source's attachment has ended.
+    Attached(SourceKey, Result<Attached, AttachError>),
+    /// A source's detachment has ended.
+    Detached(SourceKey, Result<(), DetachError>),
+    /// A mount program has ended.
+    ProgramEnded(SourceKey, i32),
+    /// A binding's place has been looked at.
+    Observed(AllocId, BindingKey, Result<(Observed, Option<Identity>), BindError>),
+    /// A binding has been made, or not.
+    Bound(AllocId, BindingKey, Result<Identity, BindError>),
+    /// A binding has been taken away, or not.
+    Unbound(AllocId, BindingKey, Force, Result<(), UnbindError>),
+    /// The next agent will find this generation of a page.
+    Visible(AllocId, u64),
+    /// This generation of a page survives a power cut, or could not be written.
+    Saved(AllocId, u64, Result<(), LedgerError>),
+    /// A page is removed.
+    Forgotten(AllocId, Result<(), LedgerError>),
+    /// Whether Nomad has begun to remove an allocation's directory.
+    Looked(AllocId, bool),
+    /// What a collection had left of an allocation is removed as far as it was empty.
+    Swept,
+    /// A guard answers, or none.
+    Guard(Result<Hello, String>),
+}
+
+/// What a timer wakes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// Deadlines and retries of an allocation.
+    Allocation(AllocId),
+    /// Retries and the end of a source's lingering.
+    Source(SourceKey),
+    /// A question's deadline.
+    Question(u64),
+    /// The end of the wait for what an earlier agent had mounted.
+    Settle,
+}
+
+/// How the agent stands with Nomad.
+#[derive(Debug, Default)]
+pub(super) struct NomadView {
+    pub connected: bool,
+    pub reason: Option<String>,
+    pub node: Option<Node>,
+    pub version: Option<String>,
+    /// Why nothing is mounted although Nomad answers.
+    pub obstacle: Option<String>,
+}
+
+/// The owner of all state.
+pub struct Reconciler {
+    pub(super) config: Arc<Config>,
+    pub(super) registry: Registry,
+    pub(super) guard_client: GuardClient,
+    pub(super) host: Option<Host>,
+    pub(super) ledger: Ledger,
+    pub(super) workers: Workers<Done>,
+    pub(super) results: UnboundedSender<Done>,
+    pub(super) handle: Handle,
+    pub(super) nomad: NomadView,
+    pub(super) watch: WatchHandle,
+    pub(super) guard: Result<Hello, String>,
+    pub(super) entries: BTreeMap<AllocId, Entry>,
+    pub(super) sources: BTreeMap<SourceKey, Source>,
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) next_question: u64,
+    pub(super) started: Instant,
+    timers: BinaryHeap<std::cmp::Reverse<(Instant, Timer)>>,
+    dirty: BTreeSet<AllocId>,
+    settled: Option<tokio::sync::oneshot::Sender<()>>,
+    inbox: UnboundedReceiver<Done>,
+}
+
+/// Why the reconciler cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger cannot be used.
+    #[error("the ledger cannot be used")]
+    Ledger(#[from] LedgerError),
+    /// A directory of the agent's own.
+    #[error("cannot create {}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// How long at most a start waits for what an earlier agent had mounted before it says that it is ready.
+const SETTLE: Duration = Duration::from_secs(60);
+
+impl Reconciler {
+    /// A reconciler that knows what the ledger knows. `settled` is told once every recorded binding is proved or has
+    /// failed.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(
+        config: Arc<Config>,
+        guard_client: GuardClient,
+        handle: Handle,
+        watch: WatchHandle,
+        settled: tokio::sync::oneshot::Sender<()>,
+    ) -> Result<Self, StartError> {
+        let ledger = Ledger::open(&config.ledger_dir())?;
+        let (pages, bad) = ledger.read()?;
+        for page in bad {
+            tracing::error!(page = %page.path.display(), reason = page.reason, "a page of the ledger cannot be read; it is left as it is, and what it names is left mounted");
+        }
+        let (results, inbox) = mpsc::unbounded_channel();
+        let mut reconciler = Self {
+            registry: Registry::new(&config),
+            guard_client,
+            host: None,
+            ledger,
+            workers: Workers::new(results.clone()),
+            results,
+            handle,
+            nomad: NomadView::default(),
+            watch,
+            guard: Err("it has not been asked yet".to_owned()),
+            entries: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            next_question: 0,
+            started: Instant::now(),
+            timers: BinaryHeap::new(),
+            dirty: BTreeSet::new(),
+            settled: Some(settled),
+            inbox,
+            config,
+        };
+        reconciler.recall_sources()?;
+        for page in pages {
+            tracing::info!(alloc = %page.alloc, bindings = page.bindings.len(), "recalled from the ledger");
+            reconciler.dirty.insert(page.alloc.clone());
+            reconciler.entries.insert(page.alloc.clone(), Entry::from_page(page));
+        }
+        reconciler.recall_alloc_root();
+        reconciler.set_timer(Instant::now() + SETTLE, Timer::Settle);
+        Ok(reconciler)
+    }
+
+    /// Where results and news of watchers go.
+    pub fn results(&self) -> UnboundedSender<Done> {
+        self.results.clone()
+    }
+
+    /// Runs until `asks` closes. Each arm of the select takes from a channel or a timer, all of which keep what is not
+    /// taken: whichever arm wins, nothing of the others is lost.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut news: mpsc::Receiver<News>) {
+        self.attach_what_is_kept();
+        loop {
+            self.reconcile_dirty();
+            self.tell_if_settled();
+            let alarm = self.timers.peek().map(|next| tokio::time::Instant::from_std(next.0.0));
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask),
+                    None => return,
+                },
+                Some(news) = news.recv() => self.hear(news),
+                Some(done) = self.inbox.recv() => self.note(done),
+                () = tokio::time::sleep_until(alarm.unwrap_or_else(tokio::time::Instant::now)), if alarm.is_some() => {
+                    self.ring();
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Mount { alloc, task, reply } => self.take_hook(alloc, task, reply),
+            Ask::Status { alloc, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.status(alloc.as_ref()));
+            }
+            Ask::Explain { prefix, reply } => {
+                let _ = reply.send(self.explain(&prefix));
+            }
+            Ask::Question { question, reply } => self.take_question(question, reply),
+        }
+    }
+
+    fn note(&mut self, done: Done) {
+        match done {
+            Done::Attached(key, result) => self.note_attached(&key, result),
+            Done::Detached(key, result) => self.note_detached(&key, result),
+            Done::ProgramEnded(key, pid) => self.note_program_ended(&key, pid),
+            Done::Observed(alloc, key, result) => self.note_observed(&alloc, &key, result),
+            Done::Bound(alloc, key, result) => self.note_bound(&alloc, &key, result),
+            Done::Unbound(alloc, key, force, result) => self.note_unbound(&alloc, &key, force, result),
+            Done::Visible(alloc, generation) => self.note_visible(&alloc, generation),
+            Done::Saved(alloc, generation, result) => self.note_saved(&alloc, generation, result),
+            Done::Forgotten(alloc, result) => self.note_forgotten(&alloc, result),
+            Done::Looked(alloc, collected) => self.note_looked(&alloc, collected),
+            Done::Swept => {}
+            Done::Guard(hello) => self.note_guard(hello),
+        }
+    }
+
+    /// Marks an allocation to be reconciled before the next event is taken.
+    pub(super) fn touch(&mut self, alloc: &AllocId) {
+        self.dirty.insert(alloc.clone());
+    }
+
+    /// The same for every allocation with a binding of that source.
+    pub(super) fn touch_users(&mut self, key: &SourceKey) {
+        let users = self.entries.values().filter(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
+        self.dirty.extend(users.map(|entry| entry.id.clone()));
+    }
+
+    /// The same for all.
+    pub(super) fn touch_all(&mut self) {
+        self.dirty.extend(self.entries.keys().cloned());
+    }
+
+    pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {
+        self.timers.push(std::cmp::Reverse((at, timer)));
+    }
+
+    fn reconcile_dirty(&mut self) {
+        while let Some(alloc) = self.dirty.pop_first() {
+            self.reconcile(&alloc);
+        }
+    }
+
+    fn ring(&mut self) {
+        let now = Instant::now();
+        while let Some(std::cmp::Reverse((at, _))) = self.timers.peek() {
+            if *at > now {
+                break;
+            }
+            let Some(std::cmp::Reverse((_, timer))) = self.timers.pop() else { break };
+            match timer {
+                Timer::Allocation(alloc) => {
+                    self.look_again(&alloc);
+                    self.touch(&alloc);
+                }
+                Timer::Source(key) => self.wake_source(&key),
+                Timer::Question(number) => self.give_up_question(number),
+                Timer::Settle => {
+                    if let Some(settled) = self.settled.take() {
+                        tracing::warn!("ready, although not everything that was mounted before is mounted again");
+                        let _ = settled.send(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_if_settled(&mut self) {
+        if self.settled.is_none() {
+            return;
+        }
+        let is_settled = |entry: &Entry| {
+            entry.bindings.values().all(|live| {
+                live.in_flight.is_none() && (live.observed == Observed::Proper || live.error.is_some())
+                    || self.sources.get(&live.binding.source).is_some_and(|source| source.failures > 1)
+            })
+        };
+        let waits_for_root = self.host.is_none() && !self.entries.is_empty();
+        if !waits_for_root && self.entries.values().filter(|entry| entry.page.is_some()).all(is_settled) {
+            if let Some(settled) = self.settled.take() {
+                let _ = settled.send(());
+            }
+        }
+    }
+
+    /// Hands work to a desk. A worker that cannot be started is an error of this host that passes.
+    pub(super) fn submit(&mut self, desk: Desk, work: impl FnOnce() -> Done + Send + 'static) {
+        if let Err(error) = self.workers.submit(desk.clone(), work) {
+            tracing::error!(?desk, %error, "no thread for this work; it is tried again");
+        }
+    }
+
+    /// Where Nomad's allocations are, from now on.
+    pub(super) fn use_alloc_root(&mut self, alloc_root: &Path) {
+        if self.host.as_ref().is_some_and(|host| host.alloc_root == alloc_root) {
+            return;
+        }
+        tracing::info!(alloc_root = %alloc_root.display(), "Nomad's allocations");
+        self.host = Some(Host {
+            alloc_root: alloc_root.to_owned(),
+            links: self.config.links_dir(),
+            guard: self.guard_client.clone(),
+        });
+        self.touch_all();
+    }
+}

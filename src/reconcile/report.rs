@@ -1,0 +1,289 @@
+//! What the reconciler says of itself: `status` and `explain`.
+
+use std::time::{Duration, Instant};
+
+use super::entry::{Entry, Live};
+use super::plan::{Observed, Wanted};
+use super::reconciler::Reconciler;
+use super::source::{Source, State};
+use crate::api::types::{
+    BindingStatus, Explanation, GuardStatus, NomadStatus, SourceStatus, Status, Step, StepState,
+};
+use crate::backend;
+use crate::job::{Kind, Refusal};
+use crate::nomad::model::AllocId;
+use crate::sys::cgroup;
+
+/// A step that takes longer than this is called hung.
+const HUNG_AFTER: Duration = Duration::from_secs(10);
+/// The shortest beginning of an allocation's id that is looked for.
+const SHORTEST_PREFIX: usize = 4;
+
+impl Reconciler {
+    pub(super) fn status(&self, only: Option<&AllocId>) -> Status {
+        let entries = || self.entries.values().filter(|entry| only.is_none_or(|only| entry.id == *only));
+        let bindings: Vec<BindingStatus> =
+            entries().flat_map(|entry| entry.bindings.values().map(|live| self.binding_status(entry, live))).collect();
+        // An allocation's own socket shows nothing of the node's other sources.
+        let sources = if only.is_some() { Vec::new() } else { self.source_statuses() };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            nomad: NomadStatus {
+                address: self.config.nomad.address.clone(),
+                connected: self.nomad.connected,
+                version: self.nomad.version.clone(),
+                node_id: self.nomad.node.as_ref().map(|node| node.id.clone()),
+                node_name: self.nomad.node.as_ref().map(|node| node.name.clone()),
+                reason: self.nomad.obstacle.clone().or_else(|| self.nomad.reason.clone()),
+            },
+            guard: match &self.guard {
+                Ok(hello) => GuardStatus { running: true, pid: i32::try_from(hello.pid).ok(), reason: None },
+                Err(reason) => GuardStatus { running: false, pid: None, reason: Some(reason.clone()) },
+            },
+            sources,
+            bindings,
+        }
+    }
+
+    fn source_statuses(&self) -> Vec<SourceStatus> {
+        let of = |source: &Source| {
+            let attached = source.attached();
+            let key = &source.place.key;
+            let uses = |entry: &Entry| entry.bindings.values().filter(|live| live.binding.source == *key).count();
+            SourceStatus {
+                name: source.name(),
+                kind: backend::of(&source.definition).kind().to_owned(),
+                state: source_state(source).to_owned(),
+                mount_point: attached.map(|attached| attached.root.display().to_string()),
+                pid: attached.and_then(|attached| attached.pid).and_then(|pid| u32::try_from(pid).ok()),
+                memory_bytes: attached
+                    .and_then(|attached| attached.pid)
+                    .and_then(|_| cgroup::memory_of(&key.0).ok().flatten()),
+                bindings: self.entries.values().map(uses).sum(),
+                age_seconds: source.since.elapsed().as_secs(),
+                reason: match &source.state {
+                    State::Failed(refusal, _) => Some(sentence(refusal)),
+                    _ if source.is_hung() => Some("its worker waits for the storage system, which does not answer".into()),
+                    _ => None,
+                },
+            }
+        };
+        self.sources.values().map(of).collect()
+    }
+
+    fn binding_status(&self, entry: &Entry, live: &Live) -> BindingStatus {
+        let (namespace, job, group) = entry.names();
+        let (state, reason) = self.binding_state(entry, live);
+        BindingStatus {
+            volume: live.binding.label.clone(),
+            alloc: entry.id.to_string(),
+            namespace,
+            job,
+            group,
+            task: live.binding.key.task.clone(),
+            destination: live.binding.key.destination.as_path().display().to_string(),
+            source: self.source_name(&live.binding.source),
+            read_only: live.binding.read_only,
+            state: state.to_owned(),
+            age_seconds: live.since.elapsed().as_secs(),
+            reason,
+        }
+    }
+
+    fn binding_state(&self, entry: &Entry, live: &Live) -> (&'static str, Option<String>) {
+        let failure = live.error.as_ref().map(|error| sentence(&error.refusal));
+        if live.in_flight.is_some_and(|since| since.elapsed() > HUNG_AFTER) {
+            return ("hung", Some("its source does not answer".to_owned()));
+        }
+        if entry.wanted(&live.binding.key) == Wanted::Gone {
+            return match (entry.page.is_some(), &entry.refusal) {
+                (false, Some(refusal)) => ("failed", Some(sentence(refusal))),
+                _ => ("leaving", failure),
+            };
+        }
+        if failure.is_some() {
+            return ("failed", failure);
+        }
+        match live.observed {
+            Observed::Proper if live.in_flight.is_none() => {
+                let attached = self.sources.get(&live.binding.source).is_some_and(|source| source.attached().is_some());
+                // Never called mounted while its source is not proved to be there.
+                if attached { ("mounted", None) } else { ("waiting", self.source_reason(live)) }
+            }
+            Observed::Foreign => ("failed", Some("something else is mounted at its destination".to_owned())),
+            _ if live.in_flight.is_some() => ("mounting", None),
+            _ => ("waiting", self.source_reason(live)),
+        }
+    }
+
+    fn source_reason(&self, live: &Live) -> Option<String> {
+        match &self.sources.get(&live.binding.source)?.state {
+            State::Failed(refusal, _) => Some(sentence(refusal)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn explain(&self, prefix: &str) -> Result<Explanation, Refusal> {
+        let usage = |message: String, hint: &str| Refusal { kind: Kind::Usage, message, hint: Some(hint.to_owned()) };
+        if prefix.len() < SHORTEST_PREFIX {
+            return Err(usage(
+                format!("{prefix:?} is too short to name an allocation"),
+                "give at least four characters of its id",
+            ));
+        }
+        let mut found = self.entries.values().filter(|entry| entry.id.as_str().starts_with(prefix));
+        let Some(entry) = found.next() else {
+            return Err(usage(
+                format!("no allocation of this node that asks for storage has an id that begins with {prefix:?}"),
+                "see `nomad node status -self` for this node's allocations; the job's meta must hold storage_volume",
+            ));
+        };
+        if found.next().is_some() {
+            return Err(usage(
+                format!("more than one allocation has an id that begins with {prefix:?}"),
+                "give more characters of it",
+            ));
+        }
+        let (namespace, job, group) = entry.names();
+        let steps = self.steps(entry);
+        let failed = steps.iter().find(|step| step.state == StepState::Failed);
+        let waiting = steps.iter().find(|step| step.state == StepState::Waiting);
+        let summary = match (failed, waiting) {
+            (Some(step), _) => format!("failed: {}", step.detail),
+            (None, Some(step)) => format!("waiting: {}", step.detail),
+            (None, None) if entry.is_over() => "over: its tasks have ended and its volumes are detached".to_owned(),
+            (None, None) => "every volume is mounted and proved".to_owned(),
+        };
+        Ok(Explanation { alloc: entry.id.to_string(), namespace, job, group, summary, steps })
+    }
+
+    fn steps(&self, entry: &Entry) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let Some(allocation) = &entry.allocation else {
+            let detail = match (&self.nomad.reason, entry.missing) {
+                (Some(reason), _) if !self.nomad.connected => format!("Nomad cannot be asked: {reason}"),
+                (_, true) => "Nomad no longer names it among this node's allocations".to_owned(),
+                _ => "Nomad has not named it yet".to_owned(),
+            };
+            steps.push(step("find the allocation", StepState::Waiting, detail));
+            self.binding_steps(entry, &mut steps);
+            return steps;
+        };
+        steps.push(step("find the allocation", StepState::Done, format!("{} of job {}", allocation.name, allocation.job_id)));
+        let asks = entry.hooks.iter().find_map(|hook| hook.task.as_deref()).or(entry.hook_task.as_deref());
+        match self.nomad.node.as_ref().map(|node| self.read_job(allocation, asks, node)) {
+            Some(Err(refusal)) => {
+                steps.push(failed("read the job", &refusal));
+                return steps;
+            }
+            Some(Ok((task, bindings))) => {
+                let mut names: Vec<&str> = bindings.iter().map(|(binding, _)| binding.label.as_str()).collect();
+                names.dedup();
+                steps.push(step("read the job", StepState::Done, format!("it asks for {}", names.join(", "))));
+                let called = entry.hook_task.is_some() || !entry.hooks.is_empty();
+                let state = if called { StepState::Done } else { StepState::Waiting };
+                let detail = if called {
+                    format!("task {task} has asked")
+                } else if entry.is_over() {
+                    format!("task {task} never asked, and the allocation is over")
+                } else {
+                    format!("task {task} has not run `saddlebag mount` yet")
+                };
+                steps.push(step("be asked by the prestart task", state, detail));
+            }
+            None => {}
+        }
+        if let (Some(refusal), true) = (&entry.refusal, entry.bindings.values().all(|live| live.error.is_none())) {
+            steps.push(failed("answer the prestart task", refusal));
+        }
+        self.binding_steps(entry, &mut steps);
+        steps
+    }
+
+    fn binding_steps(&self, entry: &Entry, steps: &mut Vec<Step>) {
+        let mut told = Vec::new();
+        for live in entry.bindings.values() {
+            let binding = &live.binding;
+            if !told.contains(&&binding.source) {
+                told.push(&binding.source);
+                if let Some(source) = self.sources.get(&binding.source) {
+                    steps.push(source_step(source));
+                }
+            }
+            let name = format!(
+                "mount {} at {} of task {}",
+                binding.label,
+                binding.key.destination.as_path().display(),
+                binding.key.task
+            );
+            let (state, reason) = self.binding_state(entry, live);
+            let access = if binding.read_only { "read-only" } else { "read-write" };
+            steps.push(match (state, &live.error) {
+                ("mounted", _) => step(
+                    &name,
+                    StepState::Done,
+                    format!("{access}, {} on {}, guarded and proved", shown(&binding.volume.path), self.source_name(&binding.source)),
+                ),
+                (_, Some(error)) => failed(&name, &error.refusal),
+                ("failed", None) => step(&name, StepState::Failed, reason.unwrap_or_default()),
+                ("leaving", None) => step(&name, StepState::Waiting, "its task is over; it is being unmounted".into()),
+                (state, None) => step(&name, StepState::Waiting, reason.unwrap_or_else(|| state.to_owned())),
+            });
+        }
+    }
+}
+
+fn shown(path: &std::path::Path) -> String {
+    if path.as_os_str().is_empty() { "the root".to_owned() } else { path.display().to_string() }
+}
+
+fn source_step(source: &Source) -> Step {
+    let name = format!("attach {}", source.name());
+    match &source.state {
+        State::Attached(attached) => {
+            let program = attached.pid.map(|pid| format!(", served by process {pid}")).unwrap_or_default();
+            step(&name, StepState::Done, format!("{}{program}", attached.root.display()))
+        }
+        State::Failed(refusal, log) => {
+            let mut step = failed(&name, refusal);
+            step.log.clone_from(log);
+            if let Some(at) = source.retry {
+                let wait = at.saturating_duration_since(Instant::now()).as_secs();
+                step.detail.push_str(&format!(" (tried {} times; next try in {wait} s)", source.failures));
+            }
+            step
+        }
+        State::Detached => step(&name, StepState::Waiting, "not attached".into()),
+        State::Attaching | State::Detaching => step(&name, StepState::Waiting, source_state(source).to_owned()),
+    }
+}
+
+fn source_state(source: &Source) -> &'static str {
+    if source.is_hung() {
+        return "hung";
+    }
+    match source.state {
+        State::Detached => "detached",
+        State::Attaching => "attaching",
+        State::Attached(_) => "attached",
+        State::Failed(..) => "failed",
+        State::Detaching => "detaching",
+    }
+}
+
+fn sentence(refusal: &Refusal) -> String {
+    match &refusal.hint {
+        Some(hint) => format!("{}; {hint}", refusal.message),
+        None => refusal.message.clone(),
+    }
+}
+
+fn step(name: &str, state: StepState, detail: String) -> Step {
+    Step { name: name.to_owned(), state, detail, hint: None, log: Vec::new() }
+}
+
+fn failed(name: &str, refusal: &Refusal) -> Step {
+    Step { hint: refusal.hint.clone(), ..step(name, StepState::Failed, refusal.message.clone()) }
+}

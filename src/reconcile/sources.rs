@@ -1,0 +1,253 @@
+//! Sources: attached at the start or when first needed, attached again when lost, taken away when long unused.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Instant;
+
+use tokio::io::unix::AsyncFd;
+
+use super::plan::Observed;
+use super::reconciler::{Done, Reconciler, StartError, Timer};
+use super::source::{Source, State};
+use super::worker::Desk;
+use crate::backend::program::Running;
+use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
+use crate::config;
+
+impl Reconciler {
+    /// Makes the folders of the sources, and recalls how sources that are on the ledger's pages were attached: the
+    /// configuration may have changed since.
+    pub(super) fn recall_sources(&mut self) -> Result<(), StartError> {
+        let config = &self.config;
+        // 0711: tasks of any user reach what is linked for them, and nobody can list it.
+        let folders = [
+            (config.state_dir.clone(), 0o711),
+            (config.links_dir(), 0o711),
+            (config.sources_dir(), 0o700),
+            (config.logs_dir(), 0o700),
+        ];
+        for (path, mode) in folders {
+            make_folder(&path, mode).map_err(|source| StartError::Directory { path, source })?;
+        }
+        let definitions: Vec<config::Backend> = self.config.backends.values().cloned().collect();
+        for definition in definitions {
+            self.ensure_source(&backend::key_of(&definition), &definition);
+        }
+        for (key, definition) in self.read_definitions() {
+            if !self.sources.contains_key(&key) {
+                let mut source = Source::new(key.clone(), definition, &self.config);
+                source.keep = false;
+                self.sources.insert(key, source);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_definitions(&self) -> Vec<(SourceKey, config::Backend)> {
+        let Ok(entries) = fs::read_dir(self.config.sources_dir()) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+            .filter_map(|entry| {
+                let text = fs::read(entry.path()).ok()?;
+                match serde_json::from_slice::<config::Backend>(&text) {
+                    Ok(definition) => Some((backend::key_of(&definition), definition)),
+                    Err(error) => {
+                        tracing::warn!(path = %entry.path().display(), %error, "the note on a source cannot be read");
+                        None
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Knows the source from now on, also after a restart with another configuration.
+    pub(super) fn ensure_source(&mut self, key: &SourceKey, definition: &config::Backend) {
+        if let Some(source) = self.sources.get_mut(key) {
+            source.names.insert(definition.name.clone());
+            source.keep |= definition.attach_at_start && self.config.backends.contains_key(&definition.name);
+            return;
+        }
+        let mut source = Source::new(key.clone(), definition.clone(), &self.config);
+        source.keep &= self.config.backends.contains_key(&definition.name);
+        self.sources.insert(key.clone(), source);
+        let path = self.config.sources_dir().join(format!("{key}.json"));
+        let note = || -> io::Result<()> {
+            let temporary = path.with_extension("new");
+            fs::write(&temporary, serde_json::to_vec_pretty(definition)?)?;
+            fs::rename(&temporary, &path)
+        };
+        if let Err(error) = note() {
+            tracing::warn!(source = %key, %error, "the source is not noted for the next agent; it is if the configuration stays");
+        }
+    }
+
+    /// Attaches what the configuration wants attached before the first hook.
+    pub(super) fn attach_what_is_kept(&mut self) {
+        let kept: Vec<SourceKey> =
+            self.sources.iter().filter(|(_, source)| source.keep).map(|(key, _)| key.clone()).collect();
+        for key in kept {
+            self.attach(&key);
+        }
+    }
+
+    /// Asks the source's worker to attach it, unless it is attached, or waits for its next try.
+    pub(super) fn attach(&mut self, key: &SourceKey) {
+        let Some(source) = self.sources.get_mut(key) else { return };
+        if !source.may_attach(Instant::now()) {
+            return;
+        }
+        source.set(State::Attaching);
+        source.retry = None;
+        let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
+        self.submit(Desk::Source(key.clone()), move || {
+            let attached = backend::of(&definition).attach(&place);
+            Done::Attached(key, attached)
+        });
+    }
+
+    pub(super) fn note_attached(&mut self, key: &SourceKey, attached: Result<Attached, AttachError>) {
+        let Some(source) = self.sources.get_mut(key) else { return };
+        match attached {
+            Ok(attached) => {
+                tracing::info!(source = %key, backend = source.name(), root = %attached.root.display(), found = attached.found, "attached");
+                let pid = attached.pid;
+                source.failures = 0;
+                source.set(State::Attached(attached));
+                if let Some(pid) = pid.filter(|pid| source.watched != Some(*pid)) {
+                    source.watched = Some(pid);
+                    self.watch_program(key, pid);
+                }
+                self.doubt_bindings(key);
+            }
+            Err(error) => {
+                let refusal = error.refusal(&source.name());
+                tracing::warn!(source = %key, reason = %refusal, hint = refusal.hint, "not attached");
+                let at = source.fail(refusal, error.log().to_vec(), error.is_temporary());
+                self.set_timer(at, Timer::Source(key.clone()));
+            }
+        }
+        self.touch_users(key);
+    }
+
+    /// A step found that the source is not what it was: its worker looks at it again.
+    pub(super) fn doubt_source(&mut self, key: &SourceKey) {
+        let Some(source) = self.sources.get_mut(key) else { return };
+        if source.attached().is_some() {
+            source.set(State::Detached);
+            self.attach(key);
+        }
+    }
+
+    /// Whatever was proved before is looked at again.
+    fn doubt_bindings(&mut self, key: &SourceKey) {
+        for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
+            if live.binding.source == *key && live.observed == Observed::Proper && live.in_flight.is_none() {
+                live.observed = Observed::Unseen;
+            }
+        }
+    }
+
+    /// Tells when a mount program ends: its pidfd becomes readable.
+    fn watch_program(&self, key: &SourceKey, pid: i32) {
+        let results = self.results.clone();
+        let Ok(watch) = Running::watch(pid).and_then(|running| AsyncFd::new(running.into_watch())) else {
+            // It has ended already.
+            let _ = results.send(Done::ProgramEnded(key.clone(), pid));
+            return;
+        };
+        let key = key.clone();
+        tokio::spawn(async move {
+            if watch.readable().await.is_ok() {
+                let _ = results.send(Done::ProgramEnded(key, pid));
+            }
+        });
+    }
+
+    pub(super) fn note_program_ended(&mut self, key: &SourceKey, pid: i32) {
+        let Some(source) = self.sources.get_mut(key).filter(|source| source.watched == Some(pid)) else { return };
+        source.watched = None;
+        if source.attached().is_none() {
+            return;
+        }
+        tracing::error!(source = %key, pid, log = ?backend::program::last_lines(&source.place.log).last(), "the mount program has ended: files that were open through it are lost to their tasks");
+        source.set(State::Detached);
+        let needed = source.keep || self.is_used(key);
+        self.doubt_bindings(key);
+        if needed {
+            self.attach(key);
+        }
+        self.touch_users(key);
+    }
+
+    fn is_used(&self, key: &SourceKey) -> bool {
+        self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key))
+    }
+
+    /// Starts the time that an unused source is kept.
+    pub(super) fn linger(&mut self, key: &SourceKey) {
+        if self.is_used(key) {
+            return;
+        }
+        let Some(source) = self.sources.get_mut(key).filter(|source| !source.keep) else { return };
+        source.since = Instant::now();
+        let at = source.since + source.definition.linger;
+        self.set_timer(at, Timer::Source(key.clone()));
+    }
+
+    pub(super) fn wake_source(&mut self, key: &SourceKey) {
+        let used = self.is_used(key);
+        let Some(source) = self.sources.get_mut(key) else { return };
+        match source.state {
+            State::Failed(..) if used || source.keep => {
+                self.attach(key);
+                self.touch_users(key);
+            }
+            State::Attached(_)
+                if !used && !source.keep && source.since.elapsed() >= source.definition.linger =>
+            {
+                source.set(State::Detaching);
+                let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
+                self.submit(Desk::Source(key.clone()), move || {
+                    let detached = backend::of(&definition).detach(&place);
+                    Done::Detached(key, detached)
+                });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_detached(&mut self, key: &SourceKey, detached: Result<(), DetachError>) {
+        let Some(source) = self.sources.get_mut(key) else { return };
+        match detached {
+            Ok(()) => {
+                tracing::info!(source = %key, backend = source.name(), "detached: nothing used it");
+                source.set(State::Detached);
+                source.watched = None;
+                if let Err(error) = self.guard_client.release(&key.0) {
+                    tracing::debug!(source = %key, %error, "the guard keeps an empty group");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(source = %key, %error, "not detached; it is tried again");
+                // Whatever it is now, the next use finds out.
+                source.set(State::Detached);
+                let at = Instant::now() + source.definition.linger;
+                self.set_timer(at, Timer::Source(key.clone()));
+            }
+        }
+        self.touch_users(key);
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}

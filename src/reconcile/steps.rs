@@ -1,0 +1,427 @@
+//! From the plan's steps to work for the desks, and from their results back to the state.
+
+use std::time::{Duration, Instant};
+
+use super::binding::{BindingKey, Stage};
+use super::entry::{Entry, Live, StepError};
+use super::error::{BindError, UnbindError};
+use super::execute::{self, Force};
+use super::ledger::LedgerError;
+use super::plan::{self, Observed, Recorded, Step};
+use super::reconciler::{Done, Reconciler, Timer};
+use super::worker::Desk;
+use crate::job::{Kind, Placement, Refusal};
+use crate::nomad::model::AllocId;
+use crate::sys::identity::Identity;
+use crate::sys::resolve::ResolveError;
+
+/// The first wait after a step failed in a way that may pass; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest wait between two tries of a step.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+fn backoff(times: u32) -> Duration {
+    (FIRST_RETRY * 2_u32.saturating_pow(times.min(8))).min(LONGEST_RETRY)
+}
+
+impl Reconciler {
+    /// Brings one allocation nearer to what is wanted.
+    pub(super) fn reconcile(&mut self, alloc: &AllocId) {
+        self.serve_hooks(alloc);
+        self.keep_socket(alloc);
+        let Some(entry) = self.entries.get(alloc) else { return };
+        let now = Instant::now();
+        let view = entry.view(|key| self.sources.get(key).is_some_and(|source| source.attached().is_some()));
+        // Where Nomad's allocations are is not known before Nomad was heard once.
+        if self.host.is_some() || entry.page.is_none() {
+            for step in plan::plan(&view, entry.page.is_some()) {
+                self.take_step(alloc, step, now);
+            }
+        }
+        self.serve_hooks(alloc);
+        self.serve_questions(alloc);
+        self.drop_if_over(alloc);
+    }
+
+    fn take_step(&mut self, alloc: &AllocId, step: Step, now: Instant) {
+        match step {
+            Step::Attach(key) => self.attach(&key),
+            Step::Intend(keys) => self.intend(alloc, &keys),
+            Step::Complete(key) => {
+                if let Some(entry) = self.entries.get_mut(alloc) {
+                    entry.complete(&key);
+                }
+                self.save(alloc);
+            }
+            Step::Forget => self.forget(alloc),
+            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Unbind(key) if self.is_held(alloc, &key, now) => {}
+            Step::Observe(key) => self.start_observing(alloc, &key),
+            Step::Bind(key) => self.start_binding(alloc, &key, false),
+            Step::Replace(key) => self.start_binding(alloc, &key, true),
+            Step::Unbind(key) => self.start_unbinding(alloc, &key, Force::WhenUnused),
+        }
+    }
+
+    /// A worker is at the binding, or its last failure says to wait.
+    fn is_held(&self, alloc: &AllocId, key: &BindingKey, now: Instant) -> bool {
+        let live = self.entries.get(alloc).and_then(|entry| entry.bindings.get(key));
+        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(now))
+    }
+
+    fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
+        self.entries.get_mut(alloc)?.bindings.get_mut(key)
+    }
+
+    fn intend(&mut self, alloc: &AllocId, keys: &[BindingKey]) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        if entry.withdrawn {
+            return;
+        }
+        let fresh: Vec<BindingKey> = keys
+            .iter()
+            .filter(|key| entry.bindings.get(*key).is_some_and(|live| live.intent.is_none()))
+            .cloned()
+            .collect();
+        // One change of a page at a time is on its way to the disk; what comes meanwhile goes with the next.
+        if fresh.is_empty() || entry.saving {
+            return;
+        }
+        let is_new = entry.page.is_none();
+        entry.intend(&fresh);
+        if !is_new {
+            self.save(alloc);
+            return;
+        }
+        entry.saving = true;
+        let (Some(page), generation) = (entry.page.clone(), entry.generation) else { return };
+        let (ledger, results, alloc) = (self.ledger.clone(), self.results.clone(), alloc.clone());
+        self.submit(Desk::Ledger, move || {
+            let saved = ledger.show(&page).and_then(|visible| {
+                // The mounts are made while the disk works; the hook is answered when both are done.
+                let _ = results.send(Done::Visible(alloc.clone(), generation));
+                visible.make_durable()
+            });
+            Done::Saved(alloc, generation, saved)
+        });
+    }
+
+    /// Writes the page as it is now, unless it is being written: then once more after that.
+    pub(super) fn save(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let Some(page) = entry.page.clone().filter(|_| !entry.saving) else { return };
+        entry.saving = true;
+        let (generation, ledger, alloc) = (entry.generation, self.ledger.clone(), alloc.clone());
+        self.submit(Desk::Ledger, move || {
+            let saved = ledger.replace(&page);
+            Done::Saved(alloc, generation, saved)
+        });
+    }
+
+    fn forget(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get_mut(alloc).filter(|entry| !entry.saving) else { return };
+        entry.saving = true;
+        let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
+        self.submit(Desk::Ledger, move || {
+            let forgotten = ledger.forget(&alloc);
+            Done::Forgotten(alloc, forgotten)
+        });
+    }
+
+    fn start_observing(&mut self, alloc: &AllocId, key: &BindingKey) {
+        let Some(host) = self.host.clone() else { return };
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let recorded = entry.page.as_ref().and_then(|page| page.find(key)).and_then(|recorded| match &recorded.stage {
+            Stage::Mounted(identity) => Some(*identity),
+            Stage::Intended => None,
+        });
+        let Some(live) = entry.bindings.get_mut(key) else { return };
+        let binding = live.binding.clone();
+        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else { return };
+        live.in_flight = Some(Instant::now());
+        let (alloc, key) = (alloc.clone(), key.clone());
+        self.submit(Desk::Source(binding.source.clone()), move || {
+            let found = execute::observe(&host, &alloc, &binding, &source, recorded.as_ref());
+            Done::Observed(alloc, key, found)
+        });
+    }
+
+    fn start_binding(&mut self, alloc: &AllocId, key: &BindingKey, replace: bool) {
+        let Some(host) = self.host.clone() else { return };
+        let Some(live) = self.entries.get_mut(alloc).and_then(|entry| entry.bindings.get_mut(key)) else { return };
+        let binding = live.binding.clone();
+        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else { return };
+        live.in_flight = Some(Instant::now());
+        let (alloc, key) = (alloc.clone(), key.clone());
+        self.submit(Desk::Source(binding.source.clone()), move || {
+            let step = if replace { execute::replace } else { execute::bind };
+            let bound = step(&host, &alloc, &binding, &source);
+            Done::Bound(alloc, key, bound)
+        });
+    }
+
+    pub(super) fn start_unbinding(&mut self, alloc: &AllocId, key: &BindingKey, force: Force) {
+        let Some(host) = self.host.clone() else { return };
+        let Some(live) = self.live_mut(alloc, key) else { return };
+        live.in_flight = Some(Instant::now());
+        let (binding, alloc, key) = (live.binding.clone(), alloc.clone(), key.clone());
+        self.submit(Desk::Host, move || {
+            let unbound = execute::unbind(&host, &alloc, &binding, force);
+            Done::Unbound(alloc, key, force, unbound)
+        });
+    }
+
+    pub(super) fn note_visible(&mut self, alloc: &AllocId, generation: u64) {
+        if let Some(entry) = self.entries.get_mut(alloc) {
+            entry.visible = entry.visible.max(generation);
+        }
+        self.touch(alloc);
+    }
+
+    pub(super) fn note_saved(&mut self, alloc: &AllocId, generation: u64, saved: Result<(), LedgerError>) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        entry.saving = false;
+        match saved {
+            Ok(()) => {
+                entry.visible = entry.visible.max(generation);
+                entry.durable = entry.durable.max(generation);
+                if entry.generation > generation {
+                    self.save(alloc);
+                }
+                self.touch(alloc);
+            }
+            Err(error) => {
+                let reason = super::error::whole(&error);
+                tracing::error!(alloc = %alloc, %reason, "the ledger cannot be written");
+                entry.fail_unrecorded(&Refusal {
+                    kind: Kind::Unavailable,
+                    message: format!("nothing is mounted that could not be recorded: {reason}"),
+                    hint: Some("look at the disk of the agent's state_dir on this client".into()),
+                });
+                self.set_timer(Instant::now() + LONGEST_RETRY / 10, Timer::Allocation(alloc.clone()));
+                self.touch(alloc);
+            }
+        }
+    }
+
+    pub(super) fn note_forgotten(&mut self, alloc: &AllocId, forgotten: Result<(), LedgerError>) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        entry.saving = false;
+        if let Err(error) = forgotten {
+            tracing::error!(alloc = %alloc, reason = super::error::whole(&error), "a page of the ledger stays");
+            self.set_timer(Instant::now() + LONGEST_RETRY, Timer::Allocation(alloc.clone()));
+            return;
+        }
+        entry.page = None;
+        (entry.generation, entry.visible, entry.durable) = (0, 0, 0);
+        tracing::info!(alloc = %alloc, "its volumes are detached");
+        self.touch(alloc);
+    }
+
+    pub(super) fn note_observed(
+        &mut self,
+        alloc: &AllocId,
+        key: &BindingKey,
+        found: Result<(Observed, Option<Identity>), BindError>,
+    ) {
+        let Some(live) = self.live_mut(alloc, key) else { return };
+        live.in_flight = None;
+        match found {
+            Ok((observed, identity)) => {
+                live.already = observed == Observed::Proper;
+                live.settle(observed, identity);
+                self.touch(alloc);
+            }
+            Err(error) => self.fail_binding(alloc, key, &error),
+        }
+    }
+
+    pub(super) fn note_bound(&mut self, alloc: &AllocId, key: &BindingKey, bound: Result<Identity, BindError>) {
+        let Some(live) = self.live_mut(alloc, key) else { return };
+        live.in_flight = None;
+        match bound {
+            Ok(identity) => {
+                live.already = false;
+                tracing::info!(
+                    alloc = %alloc,
+                    task = key.task,
+                    volume = live.binding.volume.name,
+                    destination = %key.destination.as_path().display(),
+                    "mounted"
+                );
+                live.settle(Observed::Proper, Some(identity));
+                self.touch(alloc);
+            }
+            // A mount is there that this agent knows nothing of: see whose it is.
+            Err(BindError::Destination(ResolveError::CrossesMount(_))) if live.observed == Observed::Missing => {
+                live.observed = Observed::Unseen;
+                self.touch(alloc);
+            }
+            Err(error) => self.fail_binding(alloc, key, &error),
+        }
+    }
+
+    fn fail_binding(&mut self, alloc: &AllocId, key: &BindingKey, error: &BindError) {
+        let Some(live) = self.live_mut(alloc, key) else { return };
+        let refusal = error.refusal(&live.binding);
+        let times = live.error.as_ref().map_or(0, |error| error.times + 1);
+        let at = Instant::now() + backoff(times);
+        let retry = (error.is_temporary() || error.blames_source()).then_some(at);
+        tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, reason = super::error::whole(error), "not mounted");
+        live.error = Some(StepError { refusal, retry, times });
+        live.since = Instant::now();
+        let source = live.binding.source.clone();
+        if error.blames_source() {
+            self.doubt_source(&source);
+        }
+        if retry.is_some() {
+            self.set_timer(at, Timer::Allocation(alloc.clone()));
+        }
+        self.touch(alloc);
+    }
+
+    pub(super) fn note_unbound(
+        &mut self,
+        alloc: &AllocId,
+        key: &BindingKey,
+        force: Force,
+        unbound: Result<(), UnbindError>,
+    ) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let Some(live) = entry.bindings.get_mut(key) else { return };
+        live.in_flight = None;
+        match unbound {
+            Ok(()) => {
+                let (source, volume) = (live.binding.source.clone(), live.binding.volume.name.clone());
+                tracing::info!(alloc = %alloc, task = key.task, volume, forced = force == Force::AtOnce, "unmounted");
+                entry.bindings.remove(key);
+                entry.strike(key);
+                self.save(alloc);
+                self.sweep(alloc, key);
+                self.linger(&source);
+            }
+            Err(error) => {
+                let times = live.error.as_ref().map_or(0, |error| error.times + 1);
+                let at = Instant::now() + backoff(times);
+                let reason = super::error::whole(&error);
+                if times == 0 || !matches!(error, UnbindError::Busy) {
+                    tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, %reason, "not unmounted yet");
+                }
+                let message = format!("volume {} is not unmounted yet: {reason}", live.binding.volume.name);
+                let hint = "find the process with `fuser -vm` on the mount; it is tried again by itself".to_owned();
+                live.error = Some(StepError {
+                    refusal: Refusal { kind: Kind::TryAgain, message, hint: Some(hint) },
+                    retry: Some(at),
+                    times,
+                });
+                self.set_timer(at, Timer::Allocation(alloc.clone()));
+            }
+        }
+        self.touch(alloc);
+    }
+
+    /// An allocation that Nomad no longer names is swept and dropped once nothing of it is left.
+    fn drop_if_over(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get(alloc) else { return };
+        let is_idle = entry.page.is_none() && entry.hooks.is_empty() && !entry.saving;
+        if entry.missing && is_idle && entry.bindings.values().all(|live| live.in_flight.is_none()) {
+            if let Some(entry) = self.entries.remove(alloc) {
+                if let Some(socket) = entry.socket {
+                    socket.abort();
+                }
+            }
+        }
+    }
+
+    /// Asks, for an allocation that Nomad no longer names, whether its directory is being removed.
+    pub(super) fn look_again(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get(alloc) else { return };
+        if !entry.missing || entry.collected || entry.page.is_none() {
+            return;
+        }
+        let Some(host) = self.host.clone() else { return };
+        let alloc = alloc.clone();
+        self.submit(Desk::Host, move || {
+            let collected = execute::is_collected(&host, &alloc);
+            Done::Looked(alloc, collected)
+        });
+    }
+
+    pub(super) fn note_looked(&mut self, alloc: &AllocId, collected: bool) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        if !entry.missing {
+            return;
+        }
+        entry.collected = collected;
+        if collected {
+            tracing::info!(alloc = %alloc, "Nomad has collected it");
+            self.touch(alloc);
+        } else {
+            // Nomad's client is still at it, or our token lost sight of it: only the directory itself can tell.
+            self.set_timer(Instant::now() + Duration::from_secs(2), Timer::Allocation(alloc.clone()));
+        }
+    }
+
+    /// Removes the empty directories that a collection had to leave because the mount was in its way.
+    fn sweep(&mut self, alloc: &AllocId, key: &BindingKey) {
+        let Some(host) = self.host.clone() else { return };
+        let (alloc, key) = (alloc.clone(), key.clone());
+        self.submit(Desk::Host, move || {
+            execute::sweep(&host, &alloc, &key);
+            Done::Swept
+        });
+    }
+
+    /// An allocation's own socket is there while a task of it may ask.
+    fn keep_socket(&mut self, alloc: &AllocId) {
+        let Some(host) = &self.host else { return };
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let wanted = entry.allocation.as_ref().is_some_and(|a| a.asks_for_storage()) && !entry.is_over();
+        match (&entry.socket, wanted) {
+            (None, true) => {
+                let serve = crate::api::allocation::serve(host.alloc_root.clone(), alloc.clone(), self.handle.clone());
+                entry.socket = Some(tokio::spawn(serve));
+            }
+            (Some(socket), false) => {
+                socket.abort();
+                entry.socket = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Live {
+    fn settle(&mut self, observed: Observed, identity: Option<Identity>) {
+        if self.observed != observed {
+            self.since = Instant::now();
+        }
+        self.observed = observed;
+        self.identity = identity;
+        self.error = None;
+    }
+}
+
+impl Entry {
+    /// What could not be written is off the page again, and was never mounted.
+    fn fail_unrecorded(&mut self, refusal: &Refusal) {
+        let visible = self.visible;
+        let failed: Vec<BindingKey> = self
+            .bindings
+            .values_mut()
+            .filter(|live| live.intent.is_some_and(|intent| intent > visible))
+            .map(|live| {
+                live.intent = None;
+                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0 });
+                live.binding.key.clone()
+            })
+            .collect();
+        if let Some(page) = &mut self.page {
+            page.bindings.retain(|recorded| !failed.contains(&recorded.binding.key));
+            if page.bindings.is_empty() {
+                self.page = None;
+            }
+        }
+        debug_assert!(self.bindings.values().all(|live| live.intent.is_some() || self.recorded(live) == Recorded::No));
+    }
+
+}
