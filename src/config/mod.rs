@@ -1,11 +1,25 @@
 //! The agent's configuration: HCL files, Nomad's environment variables, and defaults.
+//!
+//! [`Config::parse`] and [`Config::read`] are pure; [`Config::load`] reads the files, and [`Nomad::read_token`] the token.
+//!
+//! * `blocks` knows the keys of each block, `cross` what must hold between blocks, `read` puts files together;
+//! * [`model`] is what comes out, [`names`] and [`url`] the two grammars that jobs share with the configuration.
 
+mod blocks;
+mod cross;
+mod load;
 pub mod model;
 pub mod names;
+mod read;
 pub mod url;
 
+#[cfg(test)]
+mod tests;
+
+pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError, TokenError};
 pub use model::{
     AccessMode, Backend, BackendKind, Config, HostBackend, Nomad, Policy, SeaweedfsBackend, Token, Volume, WEED_PATHS,
 };
 pub use names::{NAME_RULE, is_name};
+pub use read::{Environment, Invalid, Loaded};
 pub use url::{Scheme, StorageUrl, UrlPrefix};

@@ -100,10 +100,15 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     }
     let folded = word.to_lowercase();
     let allowed = 1 + folded.chars().count().min(24) / 4;
+    // Case is the least of mistakes; between two that are equally near it decides.
+    let far = |candidate: &str| {
+        let unfolded = strsim::damerau_levenshtein(word, candidate);
+        (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), unfolded)
+    };
     known
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= allowed && *distance < candidate.len())
+        .map(|candidate| (far(candidate), candidate))
+        .filter(|((distance, _), candidate)| *distance <= allowed && *distance < candidate.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

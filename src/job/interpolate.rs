@@ -28,7 +28,7 @@ pub(super) enum ExpandError {
     #[error("has ${{{0}}}, and directories, ports, addresses and secrets do not name storage")]
     NotForStorage(String),
     /// A meta value that cannot be expanded itself.
-    #[error("has ${{{name}}}, whose own value holds ${{{inner}}}, which Nomad would leave as it is")]
+    #[error("has ${{{name}}}, whose own value refers to {inner:?}, which cannot be replaced there")]
     Nested { name: String, inner: String },
     /// Too long.
     #[error("comes to more than {LONGEST} bytes")]
@@ -180,15 +180,13 @@ impl Names {
     /// Nomad expands the values of meta once, without the names of other meta (in an order that it does not promise).
     fn expand_meta(&self, name: &str, value: &str) -> Result<String, ExpandError> {
         let mut whole = String::new();
-        for part in scan(value)?.parts {
+        let nested = |inner: &str| ExpandError::Nested { name: name.to_owned(), inner: super::form::shorten(inner) };
+        for part in scan(value).map_err(|_| nested(value))?.parts {
             match part {
                 Part::Literal(literal) => whole.push_str(&literal),
                 Part::Reference(inner) => match self.environment.get(&inner).or_else(|| self.node.get(&inner)) {
                     Some(value) => whole.push_str(value),
-                    None => {
-                        let inner = super::form::shorten(&inner);
-                        return Err(ExpandError::Nested { name: name.to_owned(), inner });
-                    }
+                    None => return Err(nested(&inner)),
                 },
             }
         }

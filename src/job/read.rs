@@ -1,5 +1,7 @@
 //! From an allocation to its requests.
 
+use std::collections::BTreeMap;
+
 use super::form::{self, Ask, shorten};
 use super::interpolate::{ExpandError, Names};
 use super::{Destination, Kind, Placement, Refusal, Request, SourceName, destination, words};
@@ -27,6 +29,7 @@ pub fn read(allocation: &Allocation, hook_task: &str, node: &Node) -> Result<Vec
     };
     words::check(allocation)?;
     let mut requests = Vec::new();
+    let mut names = BTreeMap::new();
     let mut is_said = false;
     let base = words::base(allocation, hook);
     if !base.is_empty() {
@@ -34,14 +37,14 @@ pub fn read(allocation: &Allocation, hook_task: &str, node: &Node) -> Result<Vec
         for ask in form::read(&base, &format!("group {:?}", allocation.group))? {
             let takes = |task: &Task| task.hook != Hook::Poststop;
             let targets = targets(allocation, hook, &ask, None, takes)?;
-            apply(allocation, node, &ask, &targets, &mut requests)?;
+            apply(allocation, node, &ask, &targets, &mut names, &mut requests)?;
         }
     }
     for task in allocation.tasks.iter().filter(|task| task.name != hook.name && words::has_own_words(task)) {
         is_said = true;
         for ask in form::read(&words::own(allocation, task), &format!("task {:?}", task.name))? {
             let targets = targets(allocation, hook, &ask, Some(task), |other| other.name == task.name)?;
-            apply(allocation, node, &ask, &targets, &mut requests)?;
+            apply(allocation, node, &ask, &targets, &mut names, &mut requests)?;
         }
     }
     if !is_said {
@@ -107,19 +110,20 @@ fn targets<'a>(
     Ok(allocation.tasks.iter().filter(serves).filter(|task| named.contains(&task.name)).collect())
 }
 
-fn apply(
-    allocation: &Allocation,
+fn apply<'a>(
+    allocation: &'a Allocation,
     node: &Node,
     ask: &Ask,
-    targets: &[&Task],
+    targets: &[&'a Task],
+    names_of: &mut BTreeMap<&'a str, Names>,
     requests: &mut Vec<Request>,
 ) -> Result<(), Refusal> {
     for task in targets {
-        let names = Names::of(allocation, task, node);
-        let source = expand(&names, &ask.source, ask, "source", "storage_volume")?;
+        let names = &*names_of.entry(&task.name).or_insert_with(|| Names::of(allocation, task, node));
+        let source = expand(names, &ask.source, ask, "source", "storage_volume")?;
         let (label, source) = name_source(ask, source)?;
         let text = match &ask.destination {
-            Some(text) => expand(&names, text, ask, "destination", "storage_destination")?,
+            Some(text) => expand(names, text, ask, "destination", "storage_destination")?,
             None => format!("local/{label}"),
         };
         let destination = destination::check(&text, &label)?;
@@ -224,25 +228,35 @@ fn placement(task: &Task) -> Result<Placement, Refusal> {
 
 /// Refuses two volumes at one place of a task, one inside another, and one label for two.
 fn check_places(requests: &[Request]) -> Result<(), Refusal> {
-    for (index, one) in requests.iter().enumerate() {
-        for other in requests.iter().skip(index + 1).filter(|other| other.task == one.task) {
-            let (a, b) = (one.destination.as_path(), other.destination.as_path());
-            let (shown_a, shown_b) = (a.display(), b.display());
-            let sentence = if a == b {
-                format!("volumes {:?} and {:?} are both at {shown_a} of task {:?}", one.label, other.label, one.task)
-            } else if b.starts_with(a) {
-                format!("volume {:?} at {shown_b} of task {:?} is inside volume {:?} at {shown_a}", other.label, one.task, one.label)
-            } else if a.starts_with(b) {
-                format!("volume {:?} at {shown_a} of task {:?} is inside volume {:?} at {shown_b}", one.label, one.task, other.label)
-            } else if one.label == other.label {
-                format!("task {:?} gets two volumes with the label {:?}", one.task, one.label)
-            } else {
-                continue;
-            };
+    let mut of_tasks: BTreeMap<&str, Vec<&Request>> = BTreeMap::new();
+    for request in requests {
+        let earlier = of_tasks.entry(&request.task).or_default();
+        if let Some(sentence) = earlier.iter().find_map(|earlier| clash(earlier, request)) {
             return Err(Refusal::configuration(sentence).hint("give each a label and a destination of its own"));
         }
+        earlier.push(request);
     }
     Ok(())
+}
+
+fn clash(one: &Request, other: &Request) -> Option<String> {
+    let task = &one.task;
+    let (a, b) = (one.destination.as_path(), other.destination.as_path());
+    let inside = |inner: &Request, outer: &Request| {
+        let (below, above) = (inner.destination.as_path().display(), outer.destination.as_path().display());
+        format!("volume {:?} at {below} of task {task:?} is inside volume {:?} at {above}", inner.label, outer.label)
+    };
+    if a == b {
+        Some(format!("volumes {:?} and {:?} are both at {} of task {task:?}", one.label, other.label, a.display()))
+    } else if b.starts_with(a) {
+        Some(inside(other, one))
+    } else if a.starts_with(b) {
+        Some(inside(one, other))
+    } else if one.label == other.label {
+        Some(format!("task {task:?} gets two volumes with the label {:?}", one.label))
+    } else {
+        None
+    }
 }
 
 fn near_task(refusal: Refusal, allocation: &Allocation, name: &str) -> Refusal {

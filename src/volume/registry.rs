@@ -59,6 +59,12 @@ impl Registry {
             return Ok(Placed { volume: registered(volume, backend), backend: backend.clone() });
         }
         if let Some(backend) = self.backends.values().find(|backend| backend.dynamic) {
+            // Else a job could reach a registered volume's files past its definition (read-only, say).
+            let is_inside = |volume: &&Volume| volume.backend == backend.name && volume.path.starts_with(name);
+            if let Some(volume) = self.volumes.values().find(is_inside) {
+                let message = format!("the directory {name:?} holds the registered volume {:?}", volume.name);
+                return Err(Refusal::not_permitted(message).hint(format!("did you mean {:?}?", volume.name)));
+            }
             let mut volume = resolved(name, backend, PathBuf::from(name));
             volume.create = true;
             return Ok(Placed { volume, backend: backend.clone() });

@@ -1,0 +1,301 @@
+//! The blocks of a configuration, each with its closed list of keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::model::{AccessMode, SEAWEEDFS_MEMORY_LIMIT};
+use super::url::{SCHEMES, UrlError, is_host_port};
+use super::{Backend, BackendKind, HostBackend, NAME_RULE, SeaweedfsBackend, UrlPrefix, Volume, is_name};
+use crate::hcl::{Problem, Section, Spanned};
+
+/// How long a source lingers where nothing else is said.
+pub(super) const LINGER: Duration = Duration::from_secs(300);
+
+/// How long mounting may take where nothing else is said.
+pub(super) const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// `weed mount` alone takes about 117 MiB with nothing to do.
+const LEAST_MEMORY: u64 = 128 << 20;
+
+const KINDS: [&str; 2] = ["host", "seaweedfs"];
+
+/// What a `nomad` block says.
+#[derive(Debug, Default)]
+pub(super) struct NomadWords {
+    pub address: Option<String>,
+    pub token_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub tls_server_name: Option<String>,
+    pub alloc_dir: Option<PathBuf>,
+}
+
+/// A string that is taken if `is_right` says so, else told of with `rule`.
+fn checked(
+    section: &mut Section<'_>,
+    key: &'static str,
+    rule: &str,
+    is_right: impl FnOnce(&str) -> bool,
+) -> Option<Spanned<String>> {
+    let said = section.string(key)?;
+    if is_right(&said.value) {
+        return Some(said);
+    }
+    section.problem(Problem::new(said.span, format!("{key} must be {rule}, not {:?}", said.value)));
+    None
+}
+
+/// The components of a path, if all are plain.
+fn components(text: &str) -> Option<Vec<&str>> {
+    let components: Vec<&str> = text.split('/').filter(|component| !component.is_empty()).collect();
+    let plain = |component: &&str| {
+        !matches!(*component, "." | "..") && component.len() <= 255 && !component.chars().any(char::is_control)
+    };
+    (text.len() <= 1024 && components.iter().all(|component| plain(component))).then_some(components)
+}
+
+/// An absolute path of plain components.
+pub(super) fn path(section: &mut Section<'_>, key: &'static str) -> Option<Spanned<PathBuf>> {
+    let is_right = |text: &str| text.starts_with('/') && components(text).is_some();
+    let said = checked(section, key, "an absolute path without . and ..", is_right)?;
+    let value = std::iter::once("/").chain(said.value.split('/').filter(|component| !component.is_empty())).collect();
+    Some(Spanned { value, span: said.span })
+}
+
+/// A duration of more than nothing.
+pub(super) fn positive(section: &mut Section<'_>, key: &'static str) -> Option<Spanned<Duration>> {
+    let said = section.duration(key)?;
+    if said.value.is_zero() {
+        section.problem(Problem::new(said.span, format!("{key} must be more than 0s")));
+        return None;
+    }
+    Some(said)
+}
+
+/// The name of a group of the host.
+pub(super) fn group_name(section: &mut Section<'_>, key: &'static str) -> Option<Spanned<String>> {
+    checked(section, key, "the name of a group of this host", |text| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '@' | '\\');
+        (1..=256).contains(&text.len()) && text.chars().all(allowed)
+    })
+}
+
+/// Whether the text is an address of Nomad's HTTP API.
+pub(super) fn is_address(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.trim_end_matches('/').is_empty()
+            && !rest.starts_with('/')
+            && !rest.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '@' | '?' | '#'))
+    })
+}
+
+/// What to say of an address that is none.
+pub(super) fn address_rule(text: &str) -> String {
+    format!("address must be http://HOST:PORT or https://HOST:PORT, not {text:?}")
+}
+
+/// Reads a `nomad` block.
+pub(super) fn nomad(mut section: Section<'_>, problems: &mut Vec<Problem>) -> NomadWords {
+    let address = section.string("address").and_then(|said| {
+        if is_address(&said.value) {
+            return Some(said.value);
+        }
+        section.problem(Problem::new(said.span, address_rule(&said.value)));
+        None
+    });
+    let mut file = |key| path(&mut section, key).map(|said| said.value);
+    let words = NomadWords {
+        address,
+        token_file: file("token_file"),
+        ca_file: file("ca_file"),
+        cert_file: file("cert_file"),
+        key_file: file("key_file"),
+        alloc_dir: file("alloc_dir"),
+        tls_server_name: None,
+    };
+    let tls_server_name = checked(&mut section, "tls_server_name", "a host's name", |text| {
+        (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+    });
+    section.finish(problems);
+    NomadWords { tls_server_name: tls_server_name.map(|said| said.value), ..words }
+}
+
+/// The name in a label, if it is one.
+fn name_of(label: &Spanned<String>, what: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    if is_name(&label.value) {
+        return Some(label.value.clone());
+    }
+    let shown: String = label.value.chars().take(100).collect();
+    let problem = Problem::new(label.span.clone(), format!("{shown:?} cannot name a {what}"));
+    problems.push(problem.hint(format!("a name is {NAME_RULE}")));
+    None
+}
+
+/// Reads a `backend` block; nothing where it is wrong.
+pub(super) fn backend(
+    labels: &[Spanned<String>],
+    mut section: Section<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<(String, Spanned<Backend>)> {
+    let [kind, name] = labels else { return None };
+    let before = problems.len();
+    let name = name_of(name, "backend", problems);
+    let span = section.span();
+    let dynamic = section.boolean("dynamic");
+    let (mut linger, mut attach_at_start, mut attach_timeout) = (LINGER, true, ATTACH_TIMEOUT);
+    let read = match kind.value.as_str() {
+        "host" => {
+            section.require("path", "\"/srv/volumes\"");
+            path(&mut section, "path").map(|said| BackendKind::Host(HostBackend { path: said.value }))
+        }
+        "seaweedfs" => {
+            linger = section.duration("linger").map_or(linger, |said| said.value);
+            attach_timeout = positive(&mut section, "attach_timeout").map_or(attach_timeout, |said| said.value);
+            let attach = checked(&mut section, "attach", "\"start\" or \"demand\"", |text| {
+                matches!(text, "start" | "demand")
+            });
+            attach_at_start = attach.is_none_or(|said| said.value == "start");
+            seaweedfs(&mut section)
+        }
+        other => {
+            let shown: String = other.chars().take(100).collect();
+            let problem = Problem::new(kind.span.clone(), format!("{shown:?} is not a kind of backend"));
+            // Its keys are not looked at: which are right depends on the kind.
+            problems.push(match crate::hcl::nearest(other, KINDS) {
+                Some(near) => problem.hint(format!("did you mean {near:?}?")),
+                None => problem.hint(format!("the kinds are {}", KINDS.join(" and "))),
+            });
+            return None;
+        }
+    };
+    if let (Some(said), Some(BackendKind::Seaweedfs(SeaweedfsBackend { read_only: true, .. }))) = (&dynamic, &read)
+        && said.value
+    {
+        let message = "a read-only backend cannot be dynamic: nothing could be created there";
+        section.problem(Problem::new(said.span.clone(), message));
+    }
+    section.finish(problems);
+    if problems.len() > before {
+        return None;
+    }
+    let name = name?;
+    let dynamic = dynamic.is_some_and(|said| said.value);
+    let value = Backend { name: name.clone(), kind: read?, dynamic, linger, attach_at_start, attach_timeout };
+    Some((name, Spanned { value, span }))
+}
+
+fn seaweedfs(section: &mut Section<'_>) -> Option<BackendKind> {
+    section.require("filer", "\"HOST:8888\"");
+    let filers = checked(section, "filer", "HOST:PORT of one or more filers, separated by commas", |text| {
+        text.split(',').all(|filer| is_host_port(filer.trim()))
+    });
+    let root = path(section, "path").map_or_else(|| PathBuf::from("/"), |said| said.value);
+    let collection = checked(section, "collection", "the name of a collection", is_name);
+    let replication = checked(section, "replication", "three digits such as \"001\"", |text| {
+        text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit())
+    });
+    let memory_limit = section.size("memory_limit");
+    if let Some(said) = memory_limit.as_ref().filter(|said| said.value < LEAST_MEMORY) {
+        let message = "memory_limit must be at least 128MiB: weed mount takes nearly as much with nothing to do";
+        section.problem(Problem::new(said.span.clone(), message));
+    }
+    let cache_dir = path(section, "cache_dir").map(|said| said.value);
+    let cache_capacity = section.size("cache_capacity");
+    if let Some(said) = &cache_capacity
+        && !section.is_set("cache_dir")
+    {
+        let problem = Problem::new(said.span.clone(), "cache_capacity is set, and cache_dir is not");
+        section.problem(problem.hint("add cache_dir = \"/var/cache/saddlebag\""));
+    }
+    let program = path(section, "program").map(|said| said.value);
+    let read_only = section.boolean("read_only").is_some_and(|said| said.value);
+    let root = root.to_str()?.to_owned();
+    Some(BackendKind::Seaweedfs(SeaweedfsBackend {
+        filers: filers?.value.split(',').map(|filer| filer.trim().to_owned()).collect(),
+        path: root,
+        collection: collection.map(|said| said.value),
+        replication: replication.map(|said| said.value),
+        memory_limit: memory_limit.map_or(SEAWEEDFS_MEMORY_LIMIT, |said| said.value),
+        cache_dir,
+        cache_capacity: cache_capacity.map(|said| said.value),
+        program,
+        read_only,
+    }))
+}
+
+/// Reads a `volume` block; nothing where it is wrong.
+pub(super) fn volume(
+    labels: &[Spanned<String>],
+    mut section: Section<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<(String, Spanned<Volume>)> {
+    let before = problems.len();
+    let name = name_of(labels.first()?, "volume", problems);
+    let span = section.span();
+    section.require("backend", "\"NAME\"");
+    let backend = section.string("backend");
+    let path = checked(&mut section, "path", "a directory without . and ..", |text| components(text).is_some());
+    let mut boolean = |key, default: bool| section.boolean(key).map_or(default, |said| said.value);
+    let create = boolean("create", false);
+    let read_only = boolean("read_only", false);
+    let (nosuid, nodev, noexec) = (boolean("nosuid", true), boolean("nodev", true), boolean("noexec", false));
+    let access_mode = access_mode(&mut section);
+    let owner = section.owner("owner").map(|said| said.value);
+    let mode = section.mode("mode").map(|said| said.value);
+    section.finish(problems);
+    if problems.len() > before {
+        return None;
+    }
+    let name = name?;
+    let path = path.map_or_else(|| name.clone(), |said| said.value);
+    let value = Volume {
+        name: name.clone(),
+        backend: backend?.value,
+        path: components(&path)?.into_iter().collect(),
+        create,
+        read_only: read_only || access_mode.is_reader_only(),
+        access_mode,
+        owner,
+        mode,
+        nosuid,
+        nodev,
+        noexec,
+    };
+    Some((name, Spanned { value, span }))
+}
+
+fn access_mode(section: &mut Section<'_>) -> AccessMode {
+    let Some(said) = section.string("access_mode") else { return AccessMode::default() };
+    let names = AccessMode::NAMES;
+    if let Some((_, mode)) = names.iter().find(|(name, _)| *name == said.value) {
+        return *mode;
+    }
+    let problem = Problem::new(said.span, format!("{:?} is not an access mode", said.value));
+    section.problem(match crate::hcl::nearest(&said.value, names.iter().map(|(name, _)| *name)) {
+        Some(near) => problem.hint(format!("did you mean {near:?}?")),
+        None => problem.hint(format!("the modes are {}", names.map(|(name, _)| name).join(", "))),
+    });
+    AccessMode::default()
+}
+
+/// Reads a `policy` block.
+pub(super) fn policy(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Vec<UrlPrefix> {
+    let mut prefixes = Vec::new();
+    for said in section.strings("allow_url").map(|said| said.value).unwrap_or_default() {
+        match UrlPrefix::parse(&said.value) {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(error) => {
+                let shown: String = said.value.chars().take(100).collect();
+                let problem = Problem::new(said.span, format!("allow_url holds {shown:?}, which allows nothing: {error}"));
+                section.problem(match &error {
+                    UrlError::UnknownScheme(scheme) => problem.near(scheme, SCHEMES),
+                    _ => problem,
+                });
+            }
+        }
+    }
+    section.finish(problems);
+    prefixes
+}

@@ -1,0 +1,66 @@
+//! What must hold between the blocks of all files.
+
+use super::read::{Gathered, Said, place};
+use super::Volume;
+use crate::hcl::{Located, Problem, Source, nearest};
+
+/// Adds the mistakes between blocks, and gives back what is only doubtful.
+pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut Vec<Located>) -> Vec<Located> {
+    let at = |file: usize, at: usize, problem: Problem| {
+        sources.get(file).map(|source| source.locate(Problem { span: at..at, ..problem }))
+    };
+    for (name, volume) in &gathered.volumes {
+        let wanted = &volume.value.backend;
+        if gathered.backends.contains_key(wanted) || gathered.wrong_backends.contains(wanted) {
+            continue;
+        }
+        let problem = Problem::new(0..0, format!("volume {name:?} is on a backend {wanted:?}, which does not exist"));
+        let problem = match nearest(wanted, gathered.backends.keys().map(String::as_str)) {
+            Some(near) => problem.hint(format!("did you mean {near:?}?")),
+            None => problem.hint(format!("add a block backend \"host\" {wanted:?} or backend \"seaweedfs\" {wanted:?}")),
+        };
+        problems.extend(at(volume.file, volume.at, problem));
+    }
+    let mut dynamic: Vec<_> = gathered.backends.values().filter(|backend| backend.value.dynamic).collect();
+    dynamic.sort_by_key(|backend| (backend.file, backend.at));
+    if let Some((first, others)) = dynamic.split_first() {
+        for other in others {
+            let (name, of_first) = (&other.value.name, &first.value.name);
+            let message =
+                format!("backend {name:?} is dynamic, and so is {of_first:?} at {}", place(first, sources));
+            problems.extend(at(other.file, other.at, Problem::new(0..0, message).hint("at most one can be")));
+        }
+    }
+    let mut warnings = overlaps(gathered, sources);
+    for (name, volume) in gathered.volumes.iter().filter(|(_, volume)| volume.value.create && volume.value.read_only) {
+        let message = format!("volume {name:?} is read-only, so create has no effect");
+        warnings.extend(at(volume.file, volume.at, Problem::new(0..0, message)));
+    }
+    warnings.sort();
+    warnings
+}
+
+/// Volumes that are the same directory as another one, or inside it.
+fn overlaps(gathered: &Gathered, sources: &[Source<'_>]) -> Vec<Located> {
+    let mut volumes: Vec<&Said<Volume>> = gathered.volumes.values().collect();
+    // Paths compare by components, so all that is inside a directory follows it at once.
+    volumes.sort_by(|a, b| (&a.value.backend, &a.value.path).cmp(&(&b.value.backend, &b.value.path)));
+    let mut warnings = Vec::new();
+    let mut around: Vec<&Said<Volume>> = Vec::new();
+    for volume in volumes {
+        let is_around = |outer: &Said<Volume>| {
+            outer.value.backend == volume.value.backend && volume.value.path.starts_with(&outer.value.path)
+        };
+        while around.last().is_some_and(|outer| !is_around(outer)) {
+            around.pop();
+        }
+        if let (Some(outer), Some(source)) = (around.last(), sources.get(volume.file)) {
+            let relation = if outer.value.path == volume.value.path { "is the same directory as" } else { "is inside" };
+            let (inner, outer_name, outer_place) = (&volume.value.name, &outer.value.name, place(outer, sources));
+            let message = format!("volume {inner:?} {relation} volume {outer_name:?} at {outer_place}");
+            warnings.push(source.locate(Problem::new(volume.at..volume.at, message)));
+        }
+        around.push(volume);
+    }
+    warnings
+}
