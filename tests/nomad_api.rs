@@ -187,24 +187,57 @@ async fn a_job_is_seen_from_its_start_to_its_collection() {
 
     // The held back query answers by itself when a job is stopped, and not only when its time is over.
     let asked = Instant::now();
-    nomad.nomad(&["job", "stop", "-purge", "-detach", "shop"]);
+    nomad.nomad(&["job", "stop", "-detach", "shop"]);
     let stopped = |listing: &Listing| listing.allocations.iter().any(|alloc| alloc.desired == Desired::Stop);
     watched.listing("the stop", stopped).await;
-    println!("seen {:?} after the stop was asked for", asked.elapsed());
+    println!("stop: seen {:?} after it was asked for", asked.elapsed());
     assert!(asked.elapsed() < Duration::from_secs(5));
-    watched
-        .listing("its end", |listing| listing.allocations.iter().all(|alloc| alloc.status == ClientStatus::Complete))
-        .await;
+    let ended = |alloc: &Allocation| {
+        alloc.status == ClientStatus::Complete && alloc.tasks.iter().all(|task| task.state == TaskState::Dead)
+    };
+    watched.listing("its end", |listing| listing.allocations.iter().all(ended)).await;
 
-    // Its collection moves no index, so that only a refresh shows it.
+    nomad.nomad(&["job", "stop", "-purge", "-detach", "shop"]);
     nomad.nomad(&["system", "gc"]);
-    until("the allocation to be collected", || async {
-        client.allocation(&alloc).await.unwrap().is_none().then_some(())
-    })
-    .await;
+    let gone = || async { client.allocation(&alloc).await.unwrap().is_none().then_some(()) };
+    until("the allocation to be collected", gone).await;
     watched.handle.refresh_now();
     let rest = watched.listing("nothing but the plain job", |listing| !listing.ids.contains(&alloc)).await;
     assert_eq!((rest.allocations.len(), rest.others, rest.ids.len()), (0, 1, 1));
+}
+
+/// Nomad's servers delete the allocations of a purged job with the job, before the client has stopped any task. So an
+/// allocation's absence from the listing does not mean that its tasks are over.
+#[tokio::test]
+async fn a_purged_allocation_is_not_listed_while_its_tasks_still_run() {
+    let Some(program) = nomad_program("a_purged_allocation_is_not_listed_while_its_tasks_still_run") else { return };
+    let mut nomad = Nomad::prepare(&program, Plan::default());
+    nomad.start();
+    let client = nomad.client();
+    let mut watched = Watched::start(client.clone());
+    watched.connected().await;
+    // The tasks of this one need their kill_timeout of 5 seconds; the other keeps the node's listing from being empty.
+    let stubborn = SHOP.replace(
+        "\"sleep\"\n        args    = [\"600\"]",
+        "\"sh\"\n        args    = [\"-c\", \"trap '' INT; sleep 60\"]",
+    );
+    assert_ne!(stubborn, SHOP);
+    nomad.run_job("plain", PLAIN);
+    nomad.run_job("shop", &stubborn);
+    let up = watched.listing("both jobs", |listing| running(listing).is_some() && listing.others == 1).await;
+    let alloc = up.allocations[0].id.clone();
+    while let Ok(Some(News::Listing(_))) = tokio::time::timeout(Duration::from_secs(1), watched.news.recv()).await {}
+
+    let asked = Instant::now();
+    nomad.nomad(&["job", "stop", "-purge", "-detach", "shop"]);
+    let by_itself = tokio::time::timeout(Duration::from_secs(1), watched.news.recv()).await;
+    println!("purge: in the first second the held back query brings {by_itself:?}");
+    watched.handle.refresh_now();
+    let without = watched.listing("its absence", |listing| !listing.ids.contains(&alloc)).await;
+    println!("purge: not listed any more {:?} after it was asked for", asked.elapsed());
+    assert_eq!((without.allocations.len(), without.others), (0, 1));
+    assert_eq!(client.allocation(&alloc).await.unwrap(), None);
+    assert!(agent::task_runs_below(&nomad.alloc_dir().join(alloc.as_str())), "its tasks are over already");
 }
 
 #[tokio::test]
