@@ -1,9 +1,14 @@
 //! The client and the watch against a real Nomad, each test with an agent of its own.
 
+// clippy.toml allows these in test functions, but not in what helps them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "nomad_api/agent.rs"]
 mod agent;
 #[path = "nomad_api/pki.rs"]
 mod pki;
+#[path = "nomad_api/watched.rs"]
+mod watched;
 
 use std::future::Future;
 use std::path::Path;
@@ -15,9 +20,9 @@ use saddlebag::nomad::error::{ClientError, Right};
 use saddlebag::nomad::model::{AllocId, Allocation, ClientStatus, Desired, Hook, TaskState};
 use saddlebag::nomad::settings::Settings;
 use saddlebag::nomad::token::TokenSource;
-use saddlebag::nomad::watch::{News, Watch, WatchHandle};
+use saddlebag::nomad::watch::News;
 use saddlebag::nomad::wire::Listing;
-use tokio::sync::mpsc;
+use watched::Watched;
 
 /// Long enough for Nomad to start and for two busy cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,36 +108,6 @@ async fn node_of(client: &Client) -> String {
         client.node(&id).await.ok().map(|_| id)
     })
     .await
-}
-
-struct Watched {
-    news: mpsc::Receiver<News>,
-    handle: WatchHandle,
-}
-
-impl Watched {
-    fn start(client: Client) -> Self {
-        let (sender, news) = mpsc::channel(16);
-        let (watch, handle) = Watch::new(client, sender);
-        tokio::spawn(watch.run());
-        Self { news, handle }
-    }
-
-    async fn next(&mut self) -> News {
-        tokio::time::timeout(PATIENCE, self.news.recv()).await.expect("news in time").expect("the watch goes on")
-    }
-
-    /// The next listing that satisfies; nothing but listings may come before it.
-    async fn listing(&mut self, what: &str, good: impl Fn(&Listing) -> bool) -> Listing {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.next().await {
-                News::Listing(listing) if good(&listing) => return listing,
-                News::Listing(_) => assert!(Instant::now() < deadline, "never listed: {what}"),
-                other => panic!("while waiting for {what}: {other:?}"),
-            }
-        }
-    }
 }
 
 fn running(listing: &Listing) -> Option<&Allocation> {
@@ -295,22 +270,9 @@ async fn nomad_may_come_late_and_come_again() {
     assert_eq!(after.ids, before.ids);
 }
 
-impl Watched {
-    /// Waits for the connection, past reasons why there is none yet.
-    async fn connected(&mut self) {
-        loop {
-            match self.next().await {
-                News::Connected { .. } => return,
-                News::Lost(reason) => println!("still lost: {reason}"),
-                News::Listing(listing) => panic!("a listing before the connection: {listing:?}"),
-            }
-        }
-    }
-}
-
 #[tokio::test]
-async fn a_pure_server_is_named_as_such() {
-    let Some(program) = nomad_program("a_pure_server_is_named_as_such") else { return };
+async fn a_pure_server_and_a_wrong_scheme_are_named_as_such() {
+    let Some(program) = nomad_program("a_pure_server_and_a_wrong_scheme_are_named_as_such") else { return };
     let mut nomad = Nomad::prepare(&program, Plan { no_client: true, ..Plan::default() });
     nomad.start();
     let agent = until("an answer", || async { nomad.client().agent_self().await.ok() }).await;
@@ -318,6 +280,9 @@ async fn a_pure_server_is_named_as_such() {
     let mut watched = Watched::start(nomad.client());
     let News::Lost(reason) = watched.next().await else { panic!("connected to a server") };
     assert!(reason.contains("is no client but a server"), "{reason}");
+    let tls = Settings { address: nomad.settings().address.replace("http", "https"), ..nomad.settings() };
+    let error = Client::new(&tls).unwrap().agent_self().await.unwrap_err();
+    assert!(matches!(error, ClientError::NotTls { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -191,14 +191,14 @@ fn text(args: &[&str], output: Output) -> String {
 
 impl Drop for Nomad {
     fn drop(&mut self) {
-        if self.child.is_some() {
-            // A dead agent's raw_exec tasks live on, so they are stopped through it.
+        if let Some(agent) = self.child.as_ref().map(Child::id) {
+            // A dead agent's tasks and their log collectors live on, so they are ended through it.
             for job in std::mem::take(&mut self.jobs) {
-                let _ =
-                    self.command(&["job", "stop", "-purge", &job]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+                let mut stop = self.command(&["job", "stop", "-purge", "-detach", &job]);
+                let _ = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
             }
             let deadline = Instant::now() + Duration::from_secs(10);
-            while task_runs_below(self.dir.path()) && Instant::now() < deadline {
+            while processes().any(|pid| pid != agent && uses(pid, self.dir.path())) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
@@ -211,8 +211,18 @@ impl Drop for Nomad {
     }
 }
 
-/// Whether any process works in a directory below this one, as raw_exec tasks do.
+fn processes() -> impl Iterator<Item = u32> {
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether any process works in that directory or below it, as raw_exec tasks do.
 pub fn task_runs_below(dir: &Path) -> bool {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    processes.filter_map(|entry| std::fs::read_link(entry.path().join("cwd")).ok()).any(|cwd| cwd.starts_with(dir))
+    processes().any(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir)))
+}
+
+/// Whether the process works below that directory, or has something below it open.
+fn uses(pid: u32, dir: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
+    open.chain([cwd]).any(|link| std::fs::read_link(link).is_ok_and(|target| target.starts_with(dir)))
 }
