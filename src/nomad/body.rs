@@ -105,3 +105,63 @@ pub(super) async fn read_message(mut response: Response) -> String {
     let text = String::from_utf8_lossy(&text);
     text.trim().chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nomad::wire::Listing;
+
+    /// Serves one body at a loopback address, and asks for it.
+    async fn answer(body: String) -> Response {
+        let app = axum::Router::new().fallback(move || async { body });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, app).await });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        client.get(url).send().await.unwrap()
+    }
+
+    /// As many allocations, each with a job of 8 KiB that asks for no storage but for the last.
+    fn listing(count: usize) -> String {
+        let filler = "x".repeat(8 * 1024);
+        let one = |n: usize| {
+            let key = if n + 1 == count { "storage_volume" } else { "owner" };
+            format!(
+                r#"{{"ID":"00000000-0000-0000-0000-{n:012x}","TaskGroup":"g","Job":{{"Payload":"{filler}","TaskGroups":
+                [{{"Name":"g","Meta":{{"{key}":"v"}},"Tasks":[{{"Name":"t","Templates":[{{"X":[1,2.5,null]}}]}}]}}]}}}}"#
+            )
+        };
+        format!("[{}]", (0..count).map(one).collect::<Vec<_>>().join(","))
+    }
+
+    #[tokio::test]
+    async fn a_thousand_allocations_leave_what_asks_for_storage() {
+        for count in [1, 10, 1000] {
+            let read: Listing = read_json(answer(listing(count)).await, 1 << 30).await.unwrap();
+            assert_eq!((read.ids.len(), read.others, read.allocations.len()), (count, count - 1, 1));
+            assert_eq!(read.allocations[0].group_meta["storage_volume"], "v");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_not_read() {
+        for count in [2, 1000] {
+            let read = read_json::<Listing>(answer(listing(count)).await, 10_000).await;
+            assert!(matches!(read, Err(BodyError::TooLong)), "{read:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_early_or_is_no_json_is_an_error() {
+        for count in [2, 1000] {
+            let mut body = listing(count);
+            body.pop();
+            let read = read_json::<Listing>(answer(body).await, 1 << 30).await;
+            assert!(matches!(read, Err(BodyError::Malformed(_))), "{read:?}");
+        }
+        let nested = "[".repeat(1_000_000);
+        let read = read_json::<Listing>(answer(nested).await, 1 << 30).await;
+        assert!(matches!(read, Err(BodyError::Malformed(_))), "{read:?}");
+    }
+}

@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// One allocation (`GET /v1/allocation/:id`, needs `read-job` in its namespace). None where there is no such one,
-    /// and also where the token may not read it: Nomad answers both alike.
+    /// and also where the token may not read it.
     ///
     /// # Errors
     /// Any of [`ClientError`].
@@ -132,6 +132,10 @@ impl Client {
         let request = Request::new(format!("/v1/allocation/{id}"), Right::ReadJob);
         let wire: WireAllocation = match self.ask(&request).await {
             Err(ClientError::Unexpected { status: StatusCode::NOT_FOUND, .. }) => return Ok(None),
+            // What Nomad says, with status 500, of one that is there and may not be read.
+            Err(ClientError::Unavailable { message, .. }) if message.starts_with("Unknown allocation") => {
+                return Ok(None);
+            }
             answer => self.read(&request, answer?).await?,
         };
         Ok(Some(wire.into()))

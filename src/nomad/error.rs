@@ -323,10 +323,13 @@ impl Context {
     fn tls_failed(&self, error: rustls::Error) -> ClientError {
         let address = self.address.clone();
         match &error {
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => ClientError::UnknownAuthority {
-                address,
-                trusted: self.ca_file.clone().unwrap_or_else(|| "this machine's store".to_owned()),
-            },
+            // A bad signature is what another authority of the same name gives, for example one that was made anew.
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                ClientError::UnknownAuthority {
+                    address,
+                    trusted: self.ca_file.clone().unwrap_or_else(|| "this machine's store".to_owned()),
+                }
+            }
             rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ) => ClientError::WrongName { address, name: self.name.clone() },

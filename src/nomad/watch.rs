@@ -17,8 +17,12 @@ use super::model::Node;
 use super::pace::{Backoff, Pace};
 use super::wire::Listing;
 
-/// How long Nomad may hold back an answer in which nothing changed, which is also how long an allocation's
-/// disappearance may stay unnoticed if nothing else happens on the node.
+/// How long Nomad may hold back an answer in which nothing changed.
+///
+/// It is also how long an allocation's disappearance may stay unnoticed: Nomad's servers delete the allocations of a
+/// purged job together with the job, before the client has stopped their tasks, and no index of those that are left
+/// moves. Whoever learns of it otherwise (a directory that is gone, the guard's question) calls
+/// [`WatchHandle::refresh_now`]. And what is not listed any more may still be running.
 pub const WAIT: Duration = Duration::from_secs(300);
 
 /// At most one listing in this time, but for the first few after a quiet time.
@@ -182,7 +186,10 @@ impl Watch {
             // Until the query has ended, or a refresh has shown that its index is old.
             let got = loop {
                 let refreshed = tokio::select! {
-                    got = &mut held_back => break got,
+                    got = &mut held_back => match got {
+                        Ok(listing) if is_backwards(index, &listing) => break client.allocations_now(node_id).await,
+                        got => break got,
+                    },
                     () = news.closed() => return End::Closed,
                     () = refresh.notified() => {
                         refresh_pace.wait().await;
@@ -198,10 +205,6 @@ impl Watch {
                     }
                     refreshed => break refreshed,
                 }
-            };
-            let got = match got {
-                Ok(listing) if is_backwards(index, &listing) => client.allocations_now(node_id).await,
-                got => got,
             };
             let listing = match got {
                 Ok(listing) => listing,
