@@ -25,8 +25,8 @@ Flags may be written as Nomad writes them, too: -json for --json, -timeout=5s fo
 /// Storage for Nomad jobs without CSI
 ///
 /// One agent on each Nomad client binds volumes into the directories of allocations, as the jobs' meta asks, and keeps
-/// Nomad's garbage collection out of them. A job asks for a volume with `meta { storage_volume = "pgdata" }` and
-/// runs `saddlebag mount` in a prestart task, which ends when the volume is there.
+/// Nomad's garbage collection out of them. A job names its volume in its meta (storage_volume = "pgdata") and runs
+/// `saddlebag mount` in a prestart task, which ends when the volume is there.
 #[derive(Debug, Parser)]
 #[command(name = "saddlebag", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
@@ -47,8 +47,8 @@ pub enum Verb {
     /// needs no flags there. It may be run again at any time: what is mounted already stays as it is.
     ///
     /// The agent is looked for at $NOMAD_ALLOC_DIR/saddlebag.sock, the allocation's own socket, which works inside containers
-    /// and chroots too, and then at the host's socket. Where the task has `logs { disabled = true }`, which makes jobs
-    /// start faster, the lines it prints are put where `nomad alloc logs` finds them.
+    /// and chroots too, and then at the host's socket. Where the task's logs block says disabled = true, which makes jobs
+    /// start faster, the lines it prints are still put where `nomad alloc logs` finds them.
     #[command(after_help = MOUNT_EXAMPLE)]
     Mount(MountArgs),
 
@@ -107,8 +107,13 @@ const MOUNT_EXAMPLE: &str = r#"Example, in a job:
     logs { disabled = true }
   }
 
-Exit codes: 0 all volumes are there; 69 the agent, or something that it needs, is not there; 75 try again; 77 not
-permitted; 78 the job asks for something that cannot be. Nomad's restart policy decides what follows a failure."#;
+Exit codes (Nomad's restart policy decides what follows a failure):
+  0   all volumes are there
+  64  the command line is wrong, or NOMAD_ALLOC_ID is missing
+  69  the agent, or something that it needs, is not there
+  75  it may work when tried again: no answer within --timeout
+  77  not permitted
+  78  the job asks for something that cannot be"#;
 
 const STATUS_EXAMPLE: &str = "\
 Examples:

@@ -94,18 +94,17 @@ impl Call {
         let deadline = start + self.timeout.min(Duration::from_secs(315_360_000));
         let mut pause = FIRST_PAUSE;
         loop {
-            let nobody = match self.ask_each(&question, deadline).await {
+            let errors = match self.ask_each(&question, deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(errors) => errors,
             };
-            if let Some(failure) = self.is_final(&nobody) {
+            if let Some(failure) = self.find_final(&errors) {
                 return Err(failure);
             }
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(self.gave_up(&nobody));
+            tokio::time::sleep_until(deadline.min(Instant::now() + pause).into()).await;
+            if Instant::now() >= deadline {
+                return Err(self.gave_up(&errors));
             }
-            tokio::time::sleep(pause.min(deadline - now)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -129,7 +128,7 @@ impl Call {
     }
 
     /// The failure that no waiting helps against.
-    fn is_final(&self, errors: &[AskError]) -> Option<Failure> {
+    fn find_final(&self, errors: &[AskError]) -> Option<Failure> {
         match errors.last()? {
             AskError::Refused(reply) => Some(Failure::from(reply.clone())),
             AskError::Garbage { .. } | AskError::Status(_) => Some(self.answered_badly(errors)),
