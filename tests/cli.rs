@@ -1,4 +1,5 @@
 //! The command line against agents that answer, refuse, come late, die in the middle or talk nonsense, on real sockets.
+#![allow(clippy::expect_used)] // helpers of tests, which clippy.toml does not count as tests
 
 use std::fs;
 use std::io::{Read as _, Write as _};
