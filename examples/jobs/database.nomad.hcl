@@ -6,7 +6,7 @@
 # the image's Debian variant, 70 in its Alpine variant):
 #
 #   volume "pgdata" {
-#     backend     = "local"
+#     backend     = "embedded"
 #     path        = "pgdata"
 #     access_mode = "single-node-writer"
 #     owner       = "999:999"

@@ -9,7 +9,7 @@
 #   owner, on each client or in /etc/saddlebag/conf.d (65534 is nobody on most systems; `id nobody` says so):
 #
 #     volume "exec-notes" {
-#       backend = "local"
+#       backend = "embedded"
 #       path    = "exec-notes"
 #       owner   = "65534:65534"
 #     }

@@ -62,7 +62,7 @@ while true; do
     22) break ;;                  # refused: the reply says why
   esac
   if [ "$(date +%s)" -ge "$deadline" ]; then
-    reply="no agent answers at $NOMAD_ALLOC_DIR/saddlebag.sock: is saddlebag running on this client?"
+    reply="no answer at $NOMAD_ALLOC_DIR/saddlebag.sock (curl: $code): is saddlebag running on this client?"
     break
   fi
   sleep 0.1

@@ -263,12 +263,9 @@ pub struct GuardArgs {
     /// The folder of the guard's socket; the agent's run_dir
     #[arg(long, value_name = "DIR", default_value = "/run/saddlebag")]
     pub run_dir: PathBuf,
-    /// The guard starts itself with this where no systemd keeps its descriptors.
+    /// Be the keeper of a guard's descriptors, which the guard starts itself where no systemd keeps them.
     #[arg(long, hide = true)]
     pub keeper: bool,
-    /// The descriptor that a starting guard is handed.
-    #[arg(long, hide = true, value_name = "N")]
-    pub inherited_fd: Option<i32>,
 }
 
 /// `saddlebag config`.

@@ -9,7 +9,6 @@ pub const WORDS: &[&str] = &[
     "alloc",
     "config",
     "help",
-    "inherited-fd",
     "job",
     "json",
     "keeper",

@@ -82,7 +82,7 @@ impl From<AskError> for Failure {
         match error {
             AskError::Refused(reply) => Self::from(reply),
             AskError::Connect { .. } if error.is_not_permitted() => Self::new(NOT_PERMITTED, message)
-                .hint("run it as root, or as a member of the group that may look (socket_group in the configuration)"),
+                .hint("run it as root, or as a member of the group that may look (status_group in the configuration)"),
             AskError::Connect { .. } => Self::new(UNAVAILABLE, message)
                 .hint("is the agent running on this machine? `systemctl status saddlebag` says so"),
             AskError::Cut(_) | AskError::Deadline => Self::new(TRY_AGAIN, message),

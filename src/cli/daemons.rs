@@ -11,8 +11,12 @@ use crate::{agent, guard};
 /// # Errors
 /// A [`Failure`]: 78 where the configuration is wrong, 69 where the agent cannot start.
 pub fn run_agent(args: AgentArgs) -> Ended {
-    let config = config::load(&args.config)?;
+    let loaded = config::load(&args.config)?;
     logging::start(args.log_level, args.log_format);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = loaded.config;
     agent::run(config).map_err(|error| Failure::new(UNAVAILABLE, format!("the agent ended: {}", with_causes(&error))))
 }
 
@@ -23,6 +27,6 @@ pub fn run_agent(args: AgentArgs) -> Ended {
 /// # Errors
 /// A [`Failure`] with exit code 69 where the guard cannot start.
 pub fn run_guard(args: GuardArgs) -> Ended {
-    let options = GuardOptions { run_dir: args.run_dir, keeper: args.keeper, inherited_fd: args.inherited_fd };
+    let options = GuardOptions { run_dir: args.run_dir, keeper: args.keeper };
     guard::run(options).map_err(|error| Failure::new(UNAVAILABLE, format!("the guard ended: {}", with_causes(&error))))
 }

@@ -12,23 +12,40 @@ pub struct Config {
     pub volumes: BTreeMap<String, ()>,
 }
 
-/// What is wrong in a configuration: one line for each error.
+/// A configuration that was read, with what its operator should know.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed, and most likely not meant.
+    pub warnings: Vec<String>,
+    /// The files that it came from.
+    pub files: Vec<PathBuf>,
+}
+
+/// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct ConfigErrors(pub Vec<String>);
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("cannot read the configuration {}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
 
 impl Config {
     /// Reads files and folders.
     ///
     /// # Errors
     /// All that is wrong in them.
-    pub fn load(paths: &[PathBuf]) -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
+    pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
         for path in paths {
-            if let Err(e) = std::fs::metadata(path) {
-                errors.push(format!("{}:1:1: cannot be read: {e}", path.display()));
-            }
+            std::fs::metadata(path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
         }
-        if errors.is_empty() { Ok(Self::default()) } else { Err(ConfigErrors(errors)) }
+        let config = Self { backends: BTreeMap::from([("embedded".to_owned(), ())]), ..Self::default() };
+        Ok(Loaded { config, warnings: Vec::new(), files: paths.to_vec() })
     }
 }

@@ -9,8 +9,6 @@ pub struct GuardOptions {
     pub run_dir: PathBuf,
     /// Whether this process only keeps the guard's descriptors.
     pub keeper: bool,
-    /// A descriptor that was handed over at start.
-    pub inherited_fd: Option<i32>,
 }
 
 /// Why the guard ended.
