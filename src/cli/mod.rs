@@ -1,1 +1,68 @@
-//! See the crate's first page.
+//! The command line: verbs, tables and exit codes.
+//!
+//! * [`args`] says what can be typed, and with it the help texts; [`argv`] lets Nomad's `-word` be typed for `--word`.
+//! * [`exit`] is how a verb ends: a sentence, a hint, an exit code of sysexits.h.
+//! * [`client`] asks the agent: one request, one bounded answer, one deadline.
+//! * [`mount`] is what a prestart task runs; [`task_log`] puts its lines where `nomad alloc logs` finds them.
+//! * [`status`] and [`explain`] show what the agent knows; [`text`] and [`table`] are how they look.
+//! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log.
+//! * [`config`] and [`version`] answer on their own.
+//!
+//! No verb but `agent` and `guard` touches a mount.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub mod args;
+pub mod argv;
+pub mod client;
+pub mod config;
+pub mod daemons;
+pub mod exit;
+pub mod explain;
+pub mod logging;
+pub mod mount;
+pub mod status;
+pub mod table;
+pub mod task_log;
+pub mod text;
+pub mod version;
+
+use args::{Cli, ConfigVerb, Verb};
+use exit::{Failure, USAGE};
+
+/// Does what the arguments say and gives the exit code; the first argument is the program's own name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(argv::with_double_dashes(args)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too: they go to stdout and are no error. A pipe that nobody reads any
+            // more is no reason for another message.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let ended = match cli.verb {
+        Verb::Mount(args) => return mount::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Explain(args) => explain::run(args),
+        Verb::Agent(args) => daemons::run_agent(args),
+        Verb::Guard(args) => daemons::run_guard(args),
+        Verb::Config(args) => match args.verb {
+            ConfigVerb::Validate(args) => config::validate(&args),
+        },
+        Verb::Version(args) => version::run(args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            exit::eprint(&failure.to_string());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// What a verb gives back.
+pub type Ended = Result<(), Failure>;

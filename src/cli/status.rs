@@ -1,0 +1,134 @@
+//! `saddlebag status`: what the agent has mounted, and what is not well.
+
+use crate::api::types::{BindingStatus, SourceStatus, Status};
+use crate::cli::args::StatusArgs;
+use crate::cli::client::{self, Question};
+use crate::cli::exit::{Failure, UNAVAILABLE};
+use crate::cli::text::{age, bytes, one_line, sentence, short};
+use crate::cli::{Ended, exit, table};
+
+/// Asks the agent and prints what it knows.
+///
+/// # Errors
+/// A [`Failure`] where the agent does not answer.
+pub fn run(args: StatusArgs) -> Ended {
+    let mut status: Status = client::ask_once(&args.socket.path(), Question::get("/v1/status"))?;
+    let is_wanted = |binding: &BindingStatus| {
+        args.namespace.as_ref().is_none_or(|namespace| *namespace == binding.namespace)
+            && args.job.as_ref().is_none_or(|job| *job == binding.job)
+    };
+    status.bindings.retain(is_wanted);
+    if args.json {
+        return print_json(&status);
+    }
+    let is_filtered = args.namespace.is_some() || args.job.is_some();
+    exit::print(&text(&status, is_filtered))
+}
+
+/// Prints a value as JSON for people and programs.
+///
+/// # Errors
+/// A [`Failure`] where it cannot be written.
+pub fn print_json(value: &impl serde::Serialize) -> Ended {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("the answer cannot be written as JSON: {error}")))?;
+    exit::print(&json)
+}
+
+/// The whole page.
+fn text(status: &Status, is_filtered: bool) -> String {
+    let mut page = vec![head(status), format!("Sources\n{}", sources(&status.sources))];
+    page.push(format!("Volumes\n{}", volumes(&status.bindings, is_filtered)));
+    let troubles = troubles(status);
+    if !troubles.is_empty() {
+        page.push(format!("Not well\n{}", troubles.join("\n")));
+    }
+    page.join("\n\n")
+}
+
+fn head(status: &Status) -> String {
+    let Status { version, pid, uptime_seconds, nomad, guard, .. } = status;
+    let mut pairs = vec![("Agent", format!("{version} (pid {pid}, up {})", age(*uptime_seconds)))];
+    let version = nomad.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    pairs.push(match (nomad.connected, &nomad.reason) {
+        (true, _) => ("Nomad", format!("connected to{version} at {}", nomad.address)),
+        (false, Some(reason)) => ("Nomad", format!("not connected to {}: {reason}", nomad.address)),
+        (false, None) => ("Nomad", format!("not connected to {}", nomad.address)),
+    });
+    if let Some(id) = &nomad.node_id {
+        let name = nomad.node_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        pairs.push(("Node", format!("{}{name}", short(id))));
+    }
+    let pid = guard.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    pairs.push(match (guard.running, &guard.reason) {
+        (true, _) => ("Guard", format!("running{pid}")),
+        (false, Some(reason)) => ("Guard", format!("not running: {reason}")),
+        (false, None) => ("Guard", "not running".to_owned()),
+    });
+    table::head(&pairs)
+}
+
+fn sources(sources: &[SourceStatus]) -> String {
+    if sources.is_empty() {
+        return "No sources: no volume has needed one yet.".to_owned();
+    }
+    let row = |source: &SourceStatus| {
+        [
+            source.name.clone(),
+            source.kind.clone(),
+            source.state.clone(),
+            source.bindings.to_string(),
+            source.memory_bytes.map(bytes).unwrap_or_default(),
+            age(source.age_seconds),
+            source.mount_point.clone().unwrap_or_default(),
+        ]
+    };
+    table::plain(["Source", "Kind", "State", "Volumes", "Memory", "Age", "Mounted at"], sources.iter().map(row))
+}
+
+fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {
+    if bindings.is_empty() {
+        return if is_filtered {
+            "No volumes of such a job on this node.".to_owned()
+        } else {
+            "No volumes: no allocation on this node uses one.".to_owned()
+        };
+    }
+    let cells = |binding: &BindingStatus| {
+        [
+            binding.volume.clone(),
+            short(&binding.alloc).to_owned(),
+            binding.job.clone(),
+            binding.task.clone(),
+            binding.source.clone(),
+            if binding.read_only { "read-only" } else { "read-write" }.to_owned(),
+            binding.state.clone(),
+            age(binding.age_seconds),
+        ]
+    };
+    // Most clusters have one namespace only: a column of it would say nothing.
+    if bindings.iter().all(|binding| binding.namespace == "default") {
+        let header = ["Volume", "Alloc", "Job", "Task", "Source", "Access", "State", "Age"];
+        return table::plain(header, bindings.iter().map(cells));
+    }
+    let header = ["Volume", "Alloc", "Namespace", "Job", "Task", "Source", "Access", "State", "Age"];
+    let row = |binding: &BindingStatus| {
+        let [volume, alloc, job, task, source, access, state, age] = cells(binding);
+        [volume, alloc, binding.namespace.clone(), job, task, source, access, state, age]
+    };
+    table::plain(header, bindings.iter().map(row))
+}
+
+/// One line for each reason, in full.
+fn troubles(status: &Status) -> Vec<String> {
+    let sources = status.sources.iter().filter_map(|source| {
+        let reason = source.reason.as_ref()?;
+        Some(format!("Source {} is {}: {}", one_line(&source.name), one_line(&source.state), sentence(reason)))
+    });
+    let volumes = status.bindings.iter().filter_map(|binding| {
+        let BindingStatus { volume, task, job, alloc, state, reason: Some(reason), .. } = binding else { return None };
+        let what = format!("Volume {volume} for task {task} of job {job} (allocation {}) is {state}", short(alloc));
+        Some(format!("{}: {}", one_line(&what), sentence(reason)))
+    });
+    sources.chain(volumes).collect()
+}
