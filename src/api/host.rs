@@ -71,9 +71,10 @@ async fn not_permitted() -> Response {
 
 async fn mount(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
     if !caller.may_act {
-        return serve::refuse(Refusal::not_permitted("only root may ask for mounts on this socket").hint(
-            "a task uses its allocation's own socket, saddlebag.sock in NOMAD_ALLOC_DIR",
-        ));
+        return serve::refuse(
+            Refusal::not_permitted("only root may ask for mounts on this socket")
+                .hint("a task uses its allocation's own socket, saddlebag.sock in NOMAD_ALLOC_DIR"),
+        );
     }
     let request = match serve::read_request(&body) {
         Ok(request) => request,

@@ -101,16 +101,18 @@ impl AttachError {
             Self::Unreachable { server, .. } => {
                 (Kind::Unavailable, format!("check that {server} is up and reachable from this client"))
             }
-            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } => {
-                (Kind::Unavailable, log.last().map_or_else(
+            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } => (
+                Kind::Unavailable,
+                log.last().map_or_else(
                     || "it wrote nothing to its log".to_owned(),
                     |line| format!("its log ends with: {line}"),
-                ))
-            }
+                ),
+            ),
             Self::NoDirectory(path) => (Kind::Configuration, format!("create {} on this client", path.display())),
-            Self::Foreign { at, .. } => {
-                (Kind::Configuration, format!("look at `findmnt {}` and unmount what does not belong there", at.display()))
-            }
+            Self::Foreign { at, .. } => (
+                Kind::Configuration,
+                format!("look at `findmnt {}` and unmount what does not belong there", at.display()),
+            ),
             Self::Host { .. } => (Kind::Unavailable, "see the agent's log on this client".to_owned()),
         };
         let cause = match self {

@@ -26,7 +26,8 @@ const LOG_TAIL: u64 = 16 << 10;
 const LOG_LIMIT: u64 = 16 << 20;
 /// The whole environment of a mount program: nothing of the agent's, so no token, reaches it. `weed` looks for
 /// `fusermount3` on PATH and for `security.toml` below HOME.
-const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
+const ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
 
 /// A program to start.
 pub struct Program<'a> {
@@ -65,6 +66,12 @@ impl Running {
         let mut poll = [rustix::event::PollFd::new(&self.watch, rustix::event::PollFlags::IN)];
         let timeout = rustix::event::Timespec::try_from(timeout).ok();
         matches!(rustix::event::poll(&mut poll, timeout.as_ref()), Ok(1))
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&self) {
+        let mut poll = [rustix::event::PollFd::new(&self.watch, rustix::event::PollFlags::IN)];
+        while !matches!(rustix::event::poll(&mut poll, None), Ok(1)) {}
     }
 
     /// Ends it. Only ever called for a program whose mount never came up.
@@ -129,13 +136,8 @@ fn start_detached(program: &Program<'_>) -> Result<i32, AttachError> {
         .ok();
     let env: Vec<(OsString, OsString)> =
         ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-    let detached = Detached {
-        program: program.path,
-        args: &program.args,
-        env: &env,
-        log: program.log,
-        cgroup: cgroup.as_ref(),
-    };
+    let detached =
+        Detached { program: program.path, args: &program.args, env: &env, log: program.log, cgroup: cgroup.as_ref() };
     let pid = detached.spawn().map_err(AttachError::host(format!("start {}", program.path.display())))?;
     i32::try_from(pid).map_err(|error| AttachError::host("read the process id")(io::Error::other(error)))
 }

@@ -135,7 +135,10 @@ impl Seaweedfs {
                 });
             }
             if running.has_ended(LOOK) {
-                return Err(AttachError::ProgramEnded { program: name.to_owned(), log: program::last_lines(&place.log) });
+                return Err(AttachError::ProgramEnded {
+                    program: name.to_owned(),
+                    log: program::last_lines(&place.log),
+                });
             }
             if Instant::now() > deadline {
                 return Err(AttachError::TooSlow {
@@ -196,15 +199,15 @@ impl Backend for Seaweedfs {
             return self.wait(&place, &name, &running);
         }
         let running = program::start(
-                &Program {
-                    path: &weed,
-                    args: self.arguments(&place),
-                    key: &place.key,
-                    memory_limit: self.settings.memory_limit,
-                    log: &place.log,
-                },
-                || find_pid(&place.mount_point),
-            )?;
+            &Program {
+                path: &weed,
+                args: self.arguments(&place),
+                key: &place.key,
+                memory_limit: self.settings.memory_limit,
+                log: &place.log,
+            },
+            || find_pid(&place.mount_point),
+        )?;
         self.wait(&place, &name, &running).inspect_err(|_| running.kill())
     }
 
@@ -239,13 +242,16 @@ fn find_pid(mount_point: &Path) -> Option<i32> {
 /// Opens the place without asking the file system anything, and says what is mounted there.
 fn look_at(mount_point: &Path) -> Result<Option<(std::os::fd::OwnedFd, Identity)>, AttachError> {
     let look = format!("look at {}", mount_point.display());
-    let root = resolve::open_root(mount_point)
-        .map_err(|error| AttachError::host(look.clone())(io::Error::other(error)))?;
+    let root =
+        resolve::open_root(mount_point).map_err(|error| AttachError::host(look.clone())(io::Error::other(error)))?;
     let identity = identity::identify(root.as_fd()).map_err(AttachError::host(look))?;
     Ok(identity.is_mount_root.then_some((root, identity)))
 }
 
-fn with_parent(path: &Path, run: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), MountError>) -> Result<(), MountError> {
+fn with_parent(
+    path: &Path,
+    run: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), MountError>,
+) -> Result<(), MountError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(MountError::Missing) };
     match resolve::open_root(parent) {
         Ok(parent) => run(parent.as_fd(), name),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::url::UrlPrefix;
 
 /// Everything the agent is told by its files and its environment.
@@ -110,8 +112,24 @@ pub struct Nomad {
     pub alloc_dir: Option<PathBuf>,
 }
 
+impl Nomad {
+    /// The TCP port of the address: the scheme's own where it names none; none at all for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        let (scheme, rest) = self.address.split_once("://")?;
+        if scheme == "unix" {
+            return None;
+        }
+        let authority = rest.split('/').next()?;
+        // The last colon, unless it belongs to an IPv6 address in brackets.
+        match authority.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => port.parse().ok(),
+            _ => Some(if scheme == "https" { 443 } else { 80 }),
+        }
+    }
+}
+
 /// A storage system.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// Its name: of a configured backend as written there. One that is derived from a URL has a `~` in it, which no
     /// configured name can have; every name is a plain path component.
@@ -129,7 +147,8 @@ pub struct Backend {
 }
 
 /// The kinds of storage systems.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendKind {
     /// A directory of this host.
     Host(HostBackend),
@@ -138,14 +157,14 @@ pub enum BackendKind {
 }
 
 /// A directory of this host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostBackend {
     /// The directory that holds the volumes; absolute, of plain components.
     pub path: PathBuf,
 }
 
 /// A SeaweedFS filer and how it is mounted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeaweedfsBackend {
     /// `HOST:PORT` of each filer.
     pub filers: Vec<String>,

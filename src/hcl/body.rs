@@ -131,7 +131,8 @@ impl<'a> Section<'a> {
     ) -> Option<Spanned<T>> {
         self.read(key, |expression, source| {
             let text = value::string(key, expression, source)?;
-            form(&text).ok_or_else(|| Problem::new(span_of(expression), format!("{key} must be {wanted}, not {text:?}")))
+            form(&text)
+                .ok_or_else(|| Problem::new(span_of(expression), format!("{key} must be {wanted}, not {text:?}")))
         })
     }
 
@@ -194,11 +195,7 @@ impl<'a> Section<'a> {
     }
 
     /// The blocks of one kind, with as many labels as `labels` has names for.
-    pub fn blocks(
-        &mut self,
-        kind: &'static str,
-        labels: &[&str],
-    ) -> Vec<(Vec<Spanned<String>>, Section<'a>)> {
+    pub fn blocks(&mut self, kind: &'static str, labels: &[&str]) -> Vec<(Vec<Spanned<String>>, Section<'a>)> {
         self.kinds.push(kind);
         let mut found = Vec::new();
         let of_kind: Vec<&'a Block> = self.blocks.iter().filter(|block| block.has_ident(kind)).copied().collect();

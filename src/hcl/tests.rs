@@ -31,7 +31,8 @@ fn told(text: &str) -> Vec<String> {
 
 #[test]
 fn every_mistake_of_a_text_is_told_with_its_place() {
-    let text = "nme = \"x\"\nread_only = \"true\"\ncount = -1\n\ntasks = \"db\"\nvolum \"x\" {\n}\n  limit = \"1 Gig\"\n";
+    let text =
+        "nme = \"x\"\nread_only = \"true\"\ncount = -1\n\ntasks = \"db\"\nvolum \"x\" {\n}\n  limit = \"1 Gig\"\n";
     let mut found = told(text);
     found.sort();
     assert_eq!(
@@ -125,7 +126,9 @@ fn references_are_parts_and_escapes_are_text() {
 fn a_directive_is_no_reference() {
     assert_eq!(
         told("name = \"%{ if true }x%{ endif }\"\n"),
-        ["agent.hcl:1:9: name holds a %{…} directive, and only ${NAME} is known (write %%{ where the text %{ is meant)"]
+        [
+            "agent.hcl:1:9: name holds a %{…} directive, and only ${NAME} is known (write %%{ where the text %{ is meant)"
+        ]
     );
 }
 
@@ -134,9 +137,7 @@ fn a_reference_in_a_label_is_explained() {
     let found = told("volume \"pg-${NOMAD_ALLOC_INDEX}\" {\n}\n");
     assert_eq!(found.len(), 1);
     assert!(
-        found[0].ends_with(
-            "(a label cannot hold ${…}: give the block a plain label and write the reference in a key)"
-        ),
+        found[0].ends_with("(a label cannot hold ${…}: give the block a plain label and write the reference in a key)"),
         "{found:?}"
     );
 }

@@ -9,7 +9,6 @@ use crate::nomad::model::AllocId;
 use crate::sys::identity::Identity;
 use crate::volume::Resolved;
 
-
 /// Names a binding within its allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BindingKey {

@@ -38,7 +38,9 @@ pub enum BindError {
     #[error("the directory beneath the mount cannot be closed to writes")]
     Beneath(#[source] InodeError),
     /// The allocation directory's file system has no immutable flag.
-    #[error("the allocation directory's file system has no immutable flag, so a task could write beneath a missing mount")]
+    #[error(
+        "the allocation directory's file system has no immutable flag, so a task could write beneath a missing mount"
+    )]
     NotFailClosed,
     /// The kernel refused the mount.
     #[error("the kernel refused the mount")]

@@ -90,7 +90,9 @@ fn open_volume(binding: &Binding, source: &Attached) -> Result<OwnedFd, BindErro
             if !made.created.is_empty() {
                 // Once, at creation, and this directory only: what is in a volume is never touched.
                 let set = |result: Result<(), inode::InodeError>| {
-                    result.map_err(|error| BindError::host("set the owner and mode of the new volume")(io::Error::other(error)))
+                    result.map_err(|error| {
+                        BindError::host("set the owner and mode of the new volume")(io::Error::other(error))
+                    })
                 };
                 if let Some((uid, gid)) = volume.owner {
                     set(inode::set_owner(made.directory.as_fd(), uid, gid))?;
@@ -153,9 +155,7 @@ pub fn observe(
 
 fn mark(host: &Host, binding: &Binding, mount: BorrowedFd<'_>) -> Result<(), BindError> {
     match binding.placement {
-        Placement::Mount => {
-            host.guard.mark(&binding.source.0, mount, MARK_DEADLINE).map_err(BindError::Guard)
-        }
+        Placement::Mount => host.guard.mark(&binding.source.0, mount, MARK_DEADLINE).map_err(BindError::Guard),
         // Outside the allocation directory no collection walks, and its tasks' opens need not wait for an answer.
         Placement::Link => Ok(()),
     }

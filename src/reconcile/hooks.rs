@@ -99,7 +99,8 @@ impl Reconciler {
         }
         let task = task.or_else(|| job::likely_hook_task(allocation)).ok_or_else(|| Refusal {
             kind: Kind::Usage,
-            message: "the call does not say which task it comes from, and the group has not exactly one prestart task".into(),
+            message: "the call does not say which task it comes from, and the group has not exactly one prestart task"
+                .into(),
             hint: Some("send {\"task\": \"<the task's name>\"} in the body".into()),
         })?;
         let requests = job::read(allocation, task, node)?;
@@ -270,7 +271,8 @@ impl Reconciler {
 }
 
 fn ready(entry: &Entry) -> MountReply {
-    let bindings: BTreeMap<_, _> = entry.bindings.iter().filter(|(key, _)| entry.wanted(key) == Wanted::Bound).collect();
+    let bindings: BTreeMap<_, _> =
+        entry.bindings.iter().filter(|(key, _)| entry.wanted(key) == Wanted::Bound).collect();
     MountReply {
         alloc: entry.id.to_string(),
         bindings: bindings

@@ -91,8 +91,7 @@ impl Ledger {
     fn write_temporary(&self, record: &Record) -> Result<(File, PathBuf), LedgerError> {
         let path = self.folder.join(format!(".{}.new", record.alloc));
         let write = || -> io::Result<File> {
-            let mut file =
-                File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             let mut text = serde_json::to_vec_pretty(record)?;
             text.push(b'\n');
             file.write_all(&text)?;
@@ -138,9 +137,7 @@ impl Ledger {
     pub fn forget(&self, alloc: &AllocId) -> Result<(), LedgerError> {
         let path = self.page(alloc);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(LedgerError::Remove { path, source: error })
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LedgerError::Remove { path, source: error }),
             _ => Ok(()),
         }
     }

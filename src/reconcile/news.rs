@@ -106,12 +106,8 @@ impl Reconciler {
 
     fn take_listing(&mut self, listing: Listing) {
         let known: HashSet<&AllocId> = listing.ids.iter().collect();
-        let gone: Vec<AllocId> = self
-            .entries
-            .values()
-            .filter(|entry| !known.contains(&entry.id))
-            .map(|entry| entry.id.clone())
-            .collect();
+        let gone: Vec<AllocId> =
+            self.entries.values().filter(|entry| !known.contains(&entry.id)).map(|entry| entry.id.clone()).collect();
         for alloc in gone {
             let Some(entry) = self.entries.get_mut(&alloc) else { continue };
             if entry.allocation.is_none() && entry.page.is_none() && !entry.hooks.is_empty() {

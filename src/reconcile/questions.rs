@@ -45,9 +45,9 @@ impl Reconciler {
     fn find_binding(&self, question: &Question) -> Option<(AllocId, BindingKey)> {
         let by_mount = |alloc: &AllocId| {
             let bindings = &self.entries.get(alloc)?.bindings;
-            let found = bindings.iter().find(|(_, live)| {
-                live.identity.is_some_and(|identity| identity.mount_id == question.mount_id)
-            });
+            let found = bindings
+                .iter()
+                .find(|(_, live)| live.identity.is_some_and(|identity| identity.mount_id == question.mount_id));
             found.map(|(key, _)| (alloc.clone(), key.clone()))
         };
         // By the path first: it names the allocation. A record that was never observed has no mount id yet.

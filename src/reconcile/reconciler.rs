@@ -239,7 +239,8 @@ impl Reconciler {
 
     /// The same for every allocation with a binding of that source.
     pub(super) fn touch_users(&mut self, key: &SourceKey) {
-        let users = self.entries.values().filter(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
+        let users =
+            self.entries.values().filter(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
         self.dirty.extend(users.map(|entry| entry.id.clone()));
     }
 

@@ -6,9 +6,7 @@ use super::entry::{Entry, Live};
 use super::plan::{Observed, Wanted};
 use super::reconciler::Reconciler;
 use super::source::{Source, State};
-use crate::api::types::{
-    BindingStatus, Explanation, GuardStatus, NomadStatus, SourceStatus, Status, Step, StepState,
-};
+use crate::api::types::{BindingStatus, Explanation, GuardStatus, NomadStatus, SourceStatus, Status, Step, StepState};
 use crate::backend;
 use crate::job::{Kind, Refusal};
 use crate::nomad::model::AllocId;
@@ -65,7 +63,9 @@ impl Reconciler {
                 age_seconds: source.since.elapsed().as_secs(),
                 reason: match &source.state {
                     State::Failed(refusal, _) => Some(sentence(refusal)),
-                    _ if source.is_hung() => Some("its worker waits for the storage system, which does not answer".into()),
+                    _ if source.is_hung() => {
+                        Some("its worker waits for the storage system, which does not answer".into())
+                    }
                     _ => None,
                 },
             }
@@ -171,7 +171,11 @@ impl Reconciler {
             self.binding_steps(entry, &mut steps);
             return steps;
         };
-        steps.push(step("find the allocation", StepState::Done, format!("{} of job {}", allocation.name, allocation.job_id)));
+        steps.push(step(
+            "find the allocation",
+            StepState::Done,
+            format!("{} of job {}", allocation.name, allocation.job_id),
+        ));
         let asks = entry.hooks.iter().find_map(|hook| hook.task.as_deref()).or(entry.hook_task.as_deref());
         match self.nomad.node.as_ref().map(|node| self.read_job(allocation, asks, node)) {
             Some(Err(refusal)) => {
@@ -224,7 +228,11 @@ impl Reconciler {
                 ("mounted", _) => step(
                     &name,
                     StepState::Done,
-                    format!("{access}, {} on {}, guarded and proved", shown(&binding.volume.path), self.source_name(&binding.source)),
+                    format!(
+                        "{access}, {} on {}, guarded and proved",
+                        shown(&binding.volume.path),
+                        self.source_name(&binding.source)
+                    ),
                 ),
                 (_, Some(error)) => failed(&name, &error.refusal),
                 ("failed", None) => step(&name, StepState::Failed, reason.unwrap_or_default()),

@@ -153,7 +153,7 @@ impl Reconciler {
     /// Tells when a mount program ends: its pidfd becomes readable.
     fn watch_program(&self, key: &SourceKey, pid: i32) {
         let results = self.results.clone();
-        let Ok(watch) = Running::watch(pid).and_then(|running| AsyncFd::new(running.into_watch())) else {
+        let Ok(watch) = Running::watch(pid).and_then(|running| AsyncFd::register(running.into_watch())) else {
             // It has ended already.
             let _ = results.send(Done::ProgramEnded(key.clone(), pid));
             return;
@@ -205,9 +205,7 @@ impl Reconciler {
                 self.attach(key);
                 self.touch_users(key);
             }
-            State::Attached(_)
-                if !used && !source.keep && source.since.elapsed() >= source.definition.linger =>
-            {
+            State::Attached(_) if !used && !source.keep && source.since.elapsed() >= source.definition.linger => {
                 source.set(State::Detaching);
                 let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
                 self.submit(Desk::Source(key.clone()), move || {

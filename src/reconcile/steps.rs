@@ -10,7 +10,7 @@ use super::ledger::LedgerError;
 use super::plan::{self, Observed, Recorded, Step};
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
-use crate::job::{Kind, Placement, Refusal};
+use crate::job::{Kind, Refusal};
 use crate::nomad::model::AllocId;
 use crate::sys::identity::Identity;
 use crate::sys::resolve::ResolveError;
@@ -54,7 +54,8 @@ impl Reconciler {
                 self.save(alloc);
             }
             Step::Forget => self.forget(alloc),
-            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Unbind(key) if self.is_held(alloc, &key, now) => {}
+            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Unbind(key)
+                if self.is_held(alloc, &key, now) => {}
             Step::Observe(key) => self.start_observing(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
@@ -136,7 +137,9 @@ impl Reconciler {
         });
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let binding = live.binding.clone();
-        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else { return };
+        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
+            return;
+        };
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
@@ -149,7 +152,9 @@ impl Reconciler {
         let Some(host) = self.host.clone() else { return };
         let Some(live) = self.entries.get_mut(alloc).and_then(|entry| entry.bindings.get_mut(key)) else { return };
         let binding = live.binding.clone();
-        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else { return };
+        let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
+            return;
+        };
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
@@ -423,5 +428,4 @@ impl Entry {
         }
         debug_assert!(self.bindings.values().all(|live| live.intent.is_some() || self.recorded(live) == Recorded::No));
     }
-
 }

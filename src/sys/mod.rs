@@ -26,6 +26,7 @@ pub mod process;
 pub mod resolve;
 pub mod seqpacket;
 pub mod table;
+pub mod users;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
