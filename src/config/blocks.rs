@@ -52,7 +52,7 @@ fn components(text: &str) -> Option<Vec<&str>> {
     let plain = |component: &&str| {
         !matches!(*component, "." | "..") && component.len() <= 255 && !component.chars().any(char::is_control)
     };
-    (text.len() <= 1024 && components.iter().all(|component| plain(component))).then_some(components)
+    (text.len() <= 1024 && components.iter().all(plain)).then_some(components)
 }
 
 /// An absolute path of plain components.
@@ -116,7 +116,8 @@ pub(super) fn nomad(mut section: Section<'_>, problems: &mut Vec<Problem>) -> No
         tls_server_name: None,
     };
     let tls_server_name = checked(&mut section, "tls_server_name", "a host's name", |text| {
-        (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        (1..=253).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
     });
     section.finish(problems);
     NomadWords { tls_server_name: tls_server_name.map(|said| said.value), ..words }
@@ -153,9 +154,8 @@ pub(super) fn backend(
         "seaweedfs" => {
             linger = section.duration("linger").map_or(linger, |said| said.value);
             attach_timeout = positive(&mut section, "attach_timeout").map_or(attach_timeout, |said| said.value);
-            let attach = checked(&mut section, "attach", "\"start\" or \"demand\"", |text| {
-                matches!(text, "start" | "demand")
-            });
+            let attach =
+                checked(&mut section, "attach", "\"start\" or \"demand\"", |text| matches!(text, "start" | "demand"));
             attach_at_start = attach.is_none_or(|said| said.value == "start");
             seaweedfs(&mut section)
         }
@@ -288,7 +288,8 @@ pub(super) fn policy(mut section: Section<'_>, problems: &mut Vec<Problem>) -> V
             Ok(prefix) => prefixes.push(prefix),
             Err(error) => {
                 let shown: String = said.value.chars().take(100).collect();
-                let problem = Problem::new(said.span, format!("allow_url holds {shown:?}, which allows nothing: {error}"));
+                let problem =
+                    Problem::new(said.span, format!("allow_url holds {shown:?}, which allows nothing: {error}"));
                 section.problem(match &error {
                     UrlError::UnknownScheme(scheme) => problem.near(scheme, SCHEMES),
                     _ => problem,

@@ -1,7 +1,7 @@
 //! What must hold between the blocks of all files.
 
-use super::read::{Gathered, Said, place};
 use super::Volume;
+use super::read::{Gathered, Said, place};
 use crate::hcl::{Located, Problem, Source, nearest};
 
 /// Adds the mistakes between blocks, and gives back what is only doubtful.
@@ -17,7 +17,9 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
         let problem = Problem::new(0..0, format!("volume {name:?} is on a backend {wanted:?}, which does not exist"));
         let problem = match nearest(wanted, gathered.backends.keys().map(String::as_str)) {
             Some(near) => problem.hint(format!("did you mean {near:?}?")),
-            None => problem.hint(format!("add a block backend \"host\" {wanted:?} or backend \"seaweedfs\" {wanted:?}")),
+            None => {
+                problem.hint(format!("add a block backend \"host\" {wanted:?} or backend \"seaweedfs\" {wanted:?}"))
+            }
         };
         problems.extend(at(volume.file, volume.at, problem));
     }
@@ -26,8 +28,7 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
     if let Some((first, others)) = dynamic.split_first() {
         for other in others {
             let (name, of_first) = (&other.value.name, &first.value.name);
-            let message =
-                format!("backend {name:?} is dynamic, and so is {of_first:?} at {}", place(first, sources));
+            let message = format!("backend {name:?} is dynamic, and so is {of_first:?} at {}", place(first, sources));
             problems.extend(at(other.file, other.at, Problem::new(0..0, message).hint("at most one can be")));
         }
     }

@@ -86,8 +86,7 @@ impl Config {
         }
         let texts = files.iter().map(|file| read_text(file)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        let sources: Vec<Source<'_>> =
-            names.iter().zip(&texts).map(|(name, text)| Source { name, text }).collect();
+        let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, text)| Source { name, text }).collect();
         let loaded = Self::read(&sources, &|name| std::env::var(name).ok())?;
         Ok(Loaded { files, ..loaded })
     }

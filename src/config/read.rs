@@ -131,7 +131,8 @@ impl Gathered {
     }
 
     fn finish(self, sources: &[Source<'_>], environment: Environment<'_>, problems: &mut Vec<Located>) -> Config {
-        let value = |said: Option<Said<PathBuf>>, default: &str| said.map_or_else(|| PathBuf::from(default), |said| said.value);
+        let value =
+            |said: Option<Said<PathBuf>>, default: &str| said.map_or_else(|| PathBuf::from(default), |said| said.value);
         let state_dir = value(self.state_dir, "/var/lib/saddlebag");
         let mut backends: BTreeMap<String, Backend> =
             self.backends.into_iter().map(|(name, said)| (name, said.value)).collect();

@@ -43,9 +43,15 @@ pub(super) fn check(text: &str, label: &str) -> Result<Destination, Refusal> {
     let components: Vec<&str> = text.split('/').collect();
     for component in &components {
         match *component {
-            "" => return Err(refuse("has an empty component").hint("write one / between components and none at the end")),
+            "" => {
+                return Err(refuse("has an empty component").hint("write one / between components and none at the end"));
+            }
             "." => return Err(refuse("has a component \".\"").hint("leave it out")),
-            ".." => return Err(refuse("has a component \"..\", and may not leave the task's directory").hint(instead(label))),
+            ".." => {
+                return Err(
+                    refuse("has a component \"..\", and may not leave the task's directory").hint(instead(label))
+                );
+            }
             long if long.len() > LONGEST_COMPONENT => {
                 return Err(refuse(&format!("has a component of more than {LONGEST_COMPONENT} bytes")));
             }

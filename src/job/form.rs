@@ -65,7 +65,8 @@ fn scalar(words: &Words, volume: &str) -> Result<Ask, Refusal> {
         Some("true") => true,
         Some(other) => {
             let shown: String = other.chars().take(100).collect();
-            let refusal = Refusal::configuration(format!("storage_read_only is {shown:?}, which is neither true nor false"));
+            let refusal =
+                Refusal::configuration(format!("storage_read_only is {shown:?}, which is neither true nor false"));
             return Err(refusal.hint("write storage_read_only = \"true\" or \"false\""));
         }
     };
@@ -93,8 +94,9 @@ fn blocks(words: &Words, text: &str) -> Result<Vec<Ask>, Refusal> {
         Err(_) if !text.contains('{') => {
             let shown: String = text.chars().take(100).collect();
             let message = format!("storage_volume is neither one name or URL nor volume blocks: {shown:?}");
-            return Err(Refusal::configuration(message)
-                .hint("write one name, or for several volumes a block volume \"NAME\" { } for each, each on lines of its own"));
+            return Err(Refusal::configuration(message).hint(
+                "write one name, or for several volumes a block volume \"NAME\" { } for each, each on lines of its own",
+            ));
         }
         Err(problem) => return Err(refuse(problem)),
     };
@@ -106,7 +108,9 @@ fn blocks(words: &Words, text: &str) -> Result<Vec<Ask>, Refusal> {
             _ => "[\"x\"]",
         };
         let message = format!("{key} cannot go with the volume blocks in storage_volume");
-        return Err(Refusal::configuration(message).hint(format!("write {inner} = {example} in the block it is meant for")));
+        return Err(
+            Refusal::configuration(message).hint(format!("write {inner} = {example} in the block it is meant for"))
+        );
     }
     let mut problems = Vec::new();
     let mut asks: Vec<Ask> = Vec::new();

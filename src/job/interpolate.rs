@@ -203,12 +203,25 @@ fn clean(name: &str) -> String {
 /// Names that Nomad has, and whose values are no part of a volume's name: paths inside the task, addresses, secrets.
 fn is_not_for_storage(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
-        "NOMAD_ADDR_", "NOMAD_HOST_", "NOMAD_IP_", "NOMAD_PORT_", "NOMAD_ALLOC_PORT_", "NOMAD_ALLOC_IP_",
-        "NOMAD_ALLOC_ADDR_", "NOMAD_UPSTREAM_", "NOMAD_TOKEN",
+        "NOMAD_ADDR_",
+        "NOMAD_HOST_",
+        "NOMAD_IP_",
+        "NOMAD_PORT_",
+        "NOMAD_ALLOC_PORT_",
+        "NOMAD_ALLOC_IP_",
+        "NOMAD_ALLOC_ADDR_",
+        "NOMAD_UPSTREAM_",
+        "NOMAD_TOKEN",
     ];
     const NAMES: [&str; 8] = [
-        "NOMAD_ALLOC_DIR", "NOMAD_TASK_DIR", "NOMAD_SECRETS_DIR", "NOMAD_UNIX_ADDR", "NOMAD_PARENT_CGROUP",
-        "NOMAD_CPU_CORES", "VAULT_TOKEN", "VAULT_NAMESPACE",
+        "NOMAD_ALLOC_DIR",
+        "NOMAD_TASK_DIR",
+        "NOMAD_SECRETS_DIR",
+        "NOMAD_UNIX_ADDR",
+        "NOMAD_PARENT_CGROUP",
+        "NOMAD_CPU_CORES",
+        "VAULT_TOKEN",
+        "VAULT_NAMESPACE",
     ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }

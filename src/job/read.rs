@@ -54,8 +54,9 @@ pub fn read(allocation: &Allocation, hook_task: &str, node: &Node) -> Result<Vec
     }
     if requests.is_empty() {
         let message = format!("group {:?} has no task that could get its volume", allocation.group);
-        return Err(Refusal::configuration(message)
-            .hint(format!("add the task that needs it: {hook_task:?} only calls for it, and poststop tasks have to be named")));
+        return Err(Refusal::configuration(message).hint(format!(
+            "add the task that needs it: {hook_task:?} only calls for it, and poststop tasks have to be named"
+        )));
     }
     check_places(&requests)?;
     Ok(requests)
@@ -103,7 +104,8 @@ fn targets<'a>(
             return Err(Refusal::configuration(message).hint("name the tasks that use the volume"));
         }
         if allocation.task(name).is_none() {
-            let message = format!("{what} names the task {:?}, which group {:?} does not have", shorten(name), allocation.group);
+            let message =
+                format!("{what} names the task {:?}, which group {:?} does not have", shorten(name), allocation.group);
             return Err(near_task(Refusal::configuration(message), allocation, name));
         }
     }
@@ -160,7 +162,8 @@ fn name_source(ask: &Ask, source: String) -> Result<(String, SourceName), Refusa
     if source.contains("://") {
         if source.len() > LONGEST_URL || source.chars().any(|c| c.is_control() || c.is_whitespace()) {
             let shown = shorten(&source);
-            let message = format!("{} holds spaces or control characters, or is too long for a URL: {shown:?}", what(ask));
+            let message =
+                format!("{} holds spaces or control characters, or is too long for a URL: {shown:?}", what(ask));
             return Err(Refusal::configuration(message));
         }
         let label = match &ask.label {
@@ -180,7 +183,9 @@ fn name_source(ask: &Ask, source: String) -> Result<(String, SourceName), Refusa
     }
     if !is_name(&source) {
         let message = match &ask.label {
-            Some(label) => format!("the source {:?} of volume {label:?} is neither a volume's name nor a URL", shorten(&source)),
+            Some(label) => {
+                format!("the source {:?} of volume {label:?} is neither a volume's name nor a URL", shorten(&source))
+            }
             None => format!("storage_volume {:?} is neither a volume's name nor a URL", shorten(&source)),
         };
         return Err(Refusal::configuration(message).hint(format!("a name is {NAME_RULE}; a URL has ://")));

@@ -50,10 +50,7 @@ fn allocation(group_meta: Meta<'_>) -> Allocation {
         migrate_disk: false,
         job_meta: BTreeMap::new(),
         group_meta: map(group_meta),
-        tasks: vec![
-            task("storage", "raw_exec", Hook::Prestart, &[]),
-            task("postgres", "docker", Hook::Main, &[]),
-        ],
+        tasks: vec![task("storage", "raw_exec", Hook::Prestart, &[]), task("postgres", "docker", Hook::Main, &[])],
     }
 }
 

@@ -46,9 +46,9 @@ impl Words {
     /// The first key that is set and says something of one volume only.
     pub fn key_for_one(&self) -> Option<&'static str> {
         let set = [&self.destination, &self.read_only, &self.tasks];
-        set.iter().zip(["storage_destination", "storage_read_only", "storage_tasks"]).find_map(|(word, key)| {
-            if word.is_some() { Some(key) } else { None }
-        })
+        set.iter()
+            .zip(["storage_destination", "storage_read_only", "storage_tasks"])
+            .find_map(|(word, key)| if word.is_some() { Some(key) } else { None })
     }
 }
 
@@ -98,7 +98,8 @@ pub(super) fn check(allocation: &Allocation) -> Result<(), Refusal> {
         }
     }
     if bytes >= TOO_MANY_BYTES {
-        let message = format!("the storage words of this job have {bytes} bytes, and fewer than {TOO_MANY_BYTES} are read");
+        let message =
+            format!("the storage words of this job have {bytes} bytes, and fewer than {TOO_MANY_BYTES} are read");
         return Err(Refusal::configuration(message).hint("say it shorter"));
     }
     Ok(())

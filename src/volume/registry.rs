@@ -72,7 +72,8 @@ impl Registry {
         let refusal = Refusal::configuration(format!("no volume {name:?} is registered on this node"));
         Err(match nearest(name, self.volumes.keys().map(String::as_str)) {
             Some(near) => refusal.hint(format!("did you mean {near:?}?")),
-            None => refusal.hint(format!("the operator registers it with a block volume {name:?} in the agent's configuration")),
+            None => refusal
+                .hint(format!("the operator registers it with a block volume {name:?} in the agent's configuration")),
         })
     }
 
@@ -86,8 +87,11 @@ impl Registry {
             .filter_map(|prefix| prefix.find_below(&url).map(|below| (prefix, below)))
             .max_by_key(|(prefix, _)| prefix.url().components.len());
         let Some((prefix, below)) = allowed else {
-            return Err(Refusal::not_permitted(format!("the policy of this node does not allow the URL {url}"))
-                .hint(format!("the operator allows it with policy {{ allow_url = [\"{url}\"] }} in the agent's configuration")));
+            return Err(Refusal::not_permitted(format!("the policy of this node does not allow the URL {url}")).hint(
+                format!(
+                    "the operator allows it with policy {{ allow_url = [\"{url}\"] }} in the agent's configuration"
+                ),
+            ));
         };
         let (backend, path) = match url.scheme {
             Scheme::Host => (host_below(prefix), below.iter().collect()),
@@ -100,7 +104,8 @@ impl Registry {
     fn seaweedfs_of(&self, url: &StorageUrl) -> (Backend, PathBuf) {
         let mounted = self.backends.values().filter_map(|backend| match &backend.kind {
             BackendKind::Seaweedfs(seaweedfs) if seaweedfs.filers.contains(&url.authority) => {
-                let root: Vec<String> = seaweedfs.path.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+                let root: Vec<String> =
+                    seaweedfs.path.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect();
                 let below = url.components.strip_prefix(root.as_slice())?;
                 Some((root.len(), backend, below))
             }
@@ -198,9 +203,9 @@ fn derived_name(url: &str) -> String {
         return name;
     }
     // FNV-1a, spelled out because the name stands on the disk and has to be the same after an upgrade.
-    let hash = url.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = url
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     name.truncate(100);
     format!("{name}~~{hash:016x}")
 }
@@ -209,14 +214,14 @@ fn bad_url(text: &str, error: &UrlError) -> Refusal {
     let shown: String = text.chars().take(100).collect();
     let refusal = Refusal::configuration(format!("{shown:?} is not a storage URL that can be used: {error}"));
     match error {
-        UrlError::UnknownScheme(scheme) => {
-            match nearest(scheme, SCHEMES.into_iter().chain(SCHEMES_WITHOUT_BACKEND)) {
-                Some(near) => refusal.hint(format!("did you mean {near}://?")),
-                None => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
-            }
-        }
+        UrlError::UnknownScheme(scheme) => match nearest(scheme, SCHEMES.into_iter().chain(SCHEMES_WITHOUT_BACKEND)) {
+            Some(near) => refusal.hint(format!("did you mean {near}://?")),
+            None => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
+        },
         UrlError::NoBackend(_) => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
-        UrlError::Component(_) => refusal.hint("write the directory's own path, with one / between its components and none at its end"),
+        UrlError::Component(_) => {
+            refusal.hint("write the directory's own path, with one / between its components and none at its end")
+        }
         _ => refusal,
     }
 }

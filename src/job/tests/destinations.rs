@@ -88,7 +88,10 @@ fn two_volumes_need_two_places() {
         refused(&[("storage_volume", &format!("{}{}", block("a", one), block("b", other)))])
     };
     const HINT: &str = "(give each a label and a destination of its own)";
-    assert_eq!(two("local/x", "local/x"), format!("volumes \"a\" and \"b\" are both at local/x of task \"postgres\" {HINT}"));
+    assert_eq!(
+        two("local/x", "local/x"),
+        format!("volumes \"a\" and \"b\" are both at local/x of task \"postgres\" {HINT}")
+    );
     let inside = format!("volume \"b\" at local/x/y of task \"postgres\" is inside volume \"a\" at local/x {HINT}");
     assert_eq!(two("local/x", "local/x/y"), inside);
     let inside = format!("volume \"a\" at local/x/y of task \"postgres\" is inside volume \"b\" at local/x {HINT}");
@@ -98,11 +101,12 @@ fn two_volumes_need_two_places() {
 #[test]
 fn one_label_is_one_volume_of_a_task() {
     let mut allocation = allocation(&[("storage_volume", "x")]);
-    allocation.tasks.push(task("web", "docker", Hook::Main, &[
-        ("storage_volume", "x"),
-        ("storage_destination", "other"),
-        ("storage_tasks", "web postgres"),
-    ]));
+    allocation.tasks.push(task(
+        "web",
+        "docker",
+        Hook::Main,
+        &[("storage_volume", "x"), ("storage_destination", "other"), ("storage_tasks", "web postgres")],
+    ));
     assert_eq!(
         refused_of(&allocation),
         "task \"postgres\" gets two volumes with the label \"x\" (give each a label and a destination of its own)"

@@ -4,15 +4,49 @@ use super::*;
 
 fn word() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        "volume", " \"x\" ", "{", "}", "\n", "source", "=", "\"", "destination", "tasks", "[", "]", "postgres", "${", "}", "$",
-        "NOMAD_ALLOC_INDEX", "meta.rack", "..", "/", "local", "host://", "true", " ", "é", "\u{0}", "env[\"", "\"]", "%{", "#", ",",
+        "volume",
+        " \"x\" ",
+        "{",
+        "}",
+        "\n",
+        "source",
+        "=",
+        "\"",
+        "destination",
+        "tasks",
+        "[",
+        "]",
+        "postgres",
+        "${",
+        "}",
+        "$",
+        "NOMAD_ALLOC_INDEX",
+        "meta.rack",
+        "..",
+        "/",
+        "local",
+        "host://",
+        "true",
+        " ",
+        "é",
+        "\u{0}",
+        "env[\"",
+        "\"]",
+        "%{",
+        "#",
+        ",",
     ]);
     prop_oneof!["\\PC{0,80}", prop::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())]
 }
 
 fn meta() -> impl Strategy<Value = BTreeMap<String, String>> {
     let key = prop::sample::select(vec![
-        "storage_volume", "storage_destination", "storage_read_only", "storage_tasks", "storage_x", "other",
+        "storage_volume",
+        "storage_destination",
+        "storage_read_only",
+        "storage_tasks",
+        "storage_x",
+        "other",
     ]);
     prop::collection::btree_map(key.prop_map(str::to_owned), word(), 0..4)
 }

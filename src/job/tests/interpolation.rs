@@ -5,7 +5,8 @@ use crate::hcl::{Part, Text};
 use crate::job::interpolate::{Names, scan};
 
 fn expand(text: &str) -> String {
-    let mut allocation = allocation(&[("shard-no", "7"), ("who", "${node.unique.name}"), ("deep", "${NOMAD_META_who}")]);
+    let mut allocation =
+        allocation(&[("shard-no", "7"), ("who", "${node.unique.name}"), ("deep", "${NOMAD_META_who}")]);
     allocation.job_parent_id = Some("parent".to_owned());
     let names = Names::of(&allocation, &allocation.tasks[1], &node());
     match scan(text).and_then(|text| names.expand(&text)) {
@@ -62,8 +63,14 @@ fn an_escape_is_text() {
 #[test]
 fn other_names_are_refused_with_the_nearest() {
     for (text, sentence) in [
-        ("${NOMAD_ALLOC_INDX}", "has ${NOMAD_ALLOC_INDX}, which Nomad does not know for this task (did you mean ${NOMAD_ALLOC_INDEX}?)"),
-        ("${NOMAD_META_shard-no}", "has ${NOMAD_META_shard-no}, which Nomad does not know for this task (did you mean ${NOMAD_META_shard_no}?)"),
+        (
+            "${NOMAD_ALLOC_INDX}",
+            "has ${NOMAD_ALLOC_INDX}, which Nomad does not know for this task (did you mean ${NOMAD_ALLOC_INDEX}?)",
+        ),
+        (
+            "${NOMAD_META_shard-no}",
+            "has ${NOMAD_META_shard-no}, which Nomad does not know for this task (did you mean ${NOMAD_META_shard_no}?)",
+        ),
         (
             "${HOME_OF_SOMEONE_ELSE}",
             "has ${HOME_OF_SOMEONE_ELSE}, which Nomad does not know for this task (known are NOMAD_… names, node.…, attr.… and meta.…, without functions and expressions)",
@@ -80,7 +87,10 @@ fn other_names_are_refused_with_the_nearest() {
             "${upper(\"x\")}",
             "has ${upper(\"x\")}, which is no name (known are NOMAD_… names, node.…, attr.… and meta.…, without functions and expressions)",
         ),
-        ("${NOMAD_META_deep}", "has ${NOMAD_META_deep}, whose own value refers to \"NOMAD_META_who\", which cannot be replaced there"),
+        (
+            "${NOMAD_META_deep}",
+            "has ${NOMAD_META_deep}, whose own value refers to \"NOMAD_META_who\", which cannot be replaced there",
+        ),
         ("${NOMAD_ALLOC_ID", "has a ${ without its } (write $${ where the text ${ is meant)"),
     ] {
         assert_eq!(expand(text), sentence);
@@ -99,7 +109,10 @@ fn an_author_reads_which_key_it_was() {
         refused(&[("storage_volume", "volume \"x\" {\n  destination = \"local/${NOMAD_TASK_DIR}\"\n}")]),
         "the destination of volume \"x\" has ${NOMAD_TASK_DIR}, and directories, ports, addresses and secrets do not name storage (use NOMAD_JOB_ID, NOMAD_ALLOC_INDEX or the like)"
     );
-    assert_eq!(refused(&[("storage_volume", "pg-${NOMAD")]).split(" (").next(), Some("storage_volume has a ${ without its }"));
+    assert_eq!(
+        refused(&[("storage_volume", "pg-${NOMAD")]).split(" (").next(),
+        Some("storage_volume has a ${ without its }")
+    );
 }
 
 #[test]

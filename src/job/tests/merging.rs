@@ -54,10 +54,7 @@ fn a_task_with_words_of_its_own_gets_what_these_say() {
 fn a_list_of_the_group_does_not_reach_into_a_task_with_words_of_its_own() {
     let mut allocation = allocation(&[("storage_volume", "pgdata"), ("storage_tasks", "postgres, backup")]);
     allocation.tasks.push(task("backup", "docker", Hook::Main, &[("storage_destination", "old")]));
-    assert_eq!(
-        got(&allocation),
-        ["postgres: pgdata from pgdata at local/pgdata", "backup: pgdata from pgdata at old"]
-    );
+    assert_eq!(got(&allocation), ["postgres: pgdata from pgdata at local/pgdata", "backup: pgdata from pgdata at old"]);
 }
 
 #[test]

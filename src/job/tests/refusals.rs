@@ -6,10 +6,7 @@ fn a_task_that_is_not_there_cannot_call() {
     assert_eq!(refusal.kind, Kind::Usage);
     assert_eq!(said(&refusal), "group \"db\" has no task \"storag\" (did you mean \"storage\"?)");
     let refusal = read(&allocation(&[]), "nothing-like-it", &node()).unwrap_err();
-    assert_eq!(
-        said(&refusal),
-        "group \"db\" has no task \"nothing-like-it\" (its tasks are storage, postgres)"
-    );
+    assert_eq!(said(&refusal), "group \"db\" has no task \"nothing-like-it\" (its tasks are storage, postgres)");
 }
 
 #[test]
