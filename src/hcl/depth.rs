@@ -31,6 +31,8 @@ pub(super) fn find_too_deep(text: &str) -> Option<usize> {
         match inside.last() {
             Some(Inside::Quotes | Inside::Heredoc(_)) if matches!(byte, b'$' | b'%') && is_escaped => step = 3,
             Some(Inside::Quotes | Inside::Heredoc(_)) if opens_reference => {
+                // What follows `%{ if … }` is inside of it without any bracket.
+                operators += usize::from(byte == b'%');
                 inside.push(Inside::Brackets);
                 step = 2;
             }
