@@ -52,7 +52,7 @@ fn components(text: &str) -> Option<Vec<&str>> {
     let plain = |component: &&str| {
         !matches!(*component, "." | "..") && component.len() <= 255 && !component.chars().any(char::is_control)
     };
-    (text.len() <= 1024 && components.iter().all(|component| plain(component))).then_some(components)
+    (text.len() <= 1024 && components.iter().all(plain)).then_some(components)
 }
 
 /// An absolute path of plain components.

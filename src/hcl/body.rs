@@ -7,7 +7,7 @@ use hcl_edit::expr::Expression;
 use hcl_edit::structure::{Attribute, Block, Body, Structure};
 
 use super::value::{self, span_of};
-use super::{Problem, Spanned, Text};
+use super::{Problem, Spanned, Text, depth};
 
 /// A text that is HCL.
 #[derive(Debug)]
@@ -25,6 +25,10 @@ impl Document {
         if text.len() > limit {
             let message = format!("the text has {} bytes, and at most {limit} are read", text.len());
             return Err(Problem::new(0..0, message));
+        }
+        if let Some(at) = depth::find_too_deep(text) {
+            let message = format!("the text nests deeper than {} levels, or calculates", depth::DEEPEST);
+            return Err(Problem::new(at..at, message).hint("values are written out: there are no expressions"));
         }
         match hcl_edit::parser::parse_body(text) {
             Ok(body) => Ok(Self { text: text.to_owned(), body }),

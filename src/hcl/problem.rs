@@ -105,10 +105,14 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         let unfolded = strsim::damerau_levenshtein(word, candidate);
         (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), unfolded)
     };
+    let known: Vec<&str> = known.into_iter().collect();
+    let begins = |candidate: &&str| candidate.strip_prefix(word).is_some_and(|rest| rest.starts_with('_'));
     known
-        .into_iter()
+        .iter()
+        .copied()
         .map(|candidate| (far(candidate), candidate))
         .filter(|((distance, _), candidate)| *distance <= allowed && *distance < candidate.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+        .or_else(|| known.iter().copied().find(begins))
 }

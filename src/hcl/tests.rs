@@ -155,9 +155,13 @@ fn too_much_text_is_not_read() {
     assert_eq!(told(&text), ["agent.hcl:1:1: the text has 5000 bytes, and at most 4096 are read"]);
 }
 
-/// The tests' threads have 2 MiB of stack, as the agent's workers do.
+/// With half of the 2 MiB that a thread has, in a build without optimisation.
 #[test]
 fn nesting_never_overflows_the_stack() {
+    std::thread::Builder::new().stack_size(1 << 20).spawn(nest_deeply).unwrap().join().unwrap();
+}
+
+fn nest_deeply() {
     let limit = 1 << 20;
     for (open, close) in
         [("[", "]"), ("{a=", "}"), ("(", ")"), ("\"${", "}\""), ("!", ""), ("f(", ")"), ("a[", "]"), ("1+(", ")")]
@@ -171,7 +175,32 @@ fn nesting_never_overflows_the_stack() {
         drop(Document::parse(&format!("{}{}", "a {\n".repeat(depth), "}\n".repeat(depth)), limit));
         drop(Document::parse(&format!("name = \"{}{}\"", "%{if a}".repeat(depth), "%{endif}".repeat(depth)), limit));
         drop(Document::parse(&format!("name = {}1", "1+".repeat(depth)), limit));
+        drop(Document::parse(&format!("name = {}1", "a?b:".repeat(depth)), limit));
+        drop(Document::parse(&format!("name = a{}", ".b".repeat(depth)), limit));
     }
+}
+
+#[test]
+fn brackets_in_texts_and_comments_are_no_nesting() {
+    let many = "[{(".repeat(100);
+    for text in [
+        format!("name = \"{many}\"\n"),
+        format!("name = \"\\\"{many}\"\n"),
+        format!("# {many}\n// {many}\n/* {many}\n{many} */\nname = \"x\"\n"),
+        format!("name = <<EOT\n{many}\n\"$${{{many}\n  EOT\n"),
+        "volume \"a-b\" {\n  path = \"x\"\n}\n".repeat(100),
+        "# a - b ? c : !d + e * f & g | h\n".repeat(100),
+    ] {
+        let found = Document::parse(&text, 1 << 20).map(drop);
+        assert_eq!(found, Ok(()), "{text}");
+    }
+    let nested = format!("name = {}{}\n", "[".repeat(17), "]".repeat(17));
+    assert_eq!(
+        told(&nested),
+        [
+            "agent.hcl:1:24: the text nests deeper than 16 levels, or calculates (values are written out: there are no expressions)"
+        ]
+    );
 }
 
 mod hostile {

@@ -3,5 +3,8 @@
 pub mod registry;
 pub mod resolved;
 
+#[cfg(test)]
+mod tests;
+
 pub use registry::{Placed, Registry};
 pub use resolved::Resolved;

@@ -1,0 +1,82 @@
+# A configuration of the saddlebag agent, with everything that it can say.
+#
+# It is read from /etc/saddlebag/agent.hcl and then /etc/saddlebag/conf.d/*.hcl, or from what --config names.
+# All of it is optional. With no backend and no volume at all, the agent keeps volumes in a directory of this host and
+# creates each at its first use. docs/configuration.md says more of every key; `saddlebag config validate` checks a file.
+
+# What has to outlive a reboot: the agent's ledger, the places where sources are mounted.
+state_dir = "/var/lib/saddlebag"
+
+# Sockets.
+run_dir = "/run/saddlebag"
+
+# Members of this group may look (`saddlebag status`), and change nothing. Left out, only root may.
+# status_group = "operators"
+
+# How long a prestart task may wait for its volumes.
+hook_timeout = "60s"
+
+# How Nomad is reached. What is left out comes from NOMAD_ADDR, NOMAD_CACERT and so on, as for `nomad` itself.
+nomad {
+  address    = "http://127.0.0.1:4646"
+  # The token is never written here: it comes from this file, or from NOMAD_TOKEN.
+  # token_file = "/etc/saddlebag/nomad-token"
+
+  # With TLS:
+  # ca_file         = "/etc/nomad.d/ca.pem"
+  # cert_file       = "/etc/nomad.d/client.pem"
+  # key_file        = "/etc/nomad.d/client-key.pem"
+  # tls_server_name = "client.global.nomad"
+
+  # Only where the agent cannot learn it from Nomad itself:
+  # alloc_dir = "/opt/nomad/data/alloc"
+}
+
+# A directory of this host. One backend may be dynamic: a name that is not registered is a directory there, created at
+# its first use.
+backend "host" "disk" {
+  path    = "/srv/volumes"
+  dynamic = true
+}
+
+# A SeaweedFS filer. One `weed mount` serves all its volumes.
+backend "seaweedfs" "main" {
+  filer        = "10.0.0.1:8888,10.0.0.2:8888"
+  path         = "/"      # the filer's directory that is mounted
+  memory_limit = "1GiB"   # for the mount program, in a cgroup of its own
+  attach       = "start"  # or "demand": mount it when a job first needs it
+  linger       = "5m"     # how long it stays mounted after its last use
+
+  # collection     = "jobs"
+  # replication    = "001"
+  # cache_dir      = "/var/cache/saddlebag"
+  # cache_capacity = "10GiB"
+  # attach_timeout = "20s"
+  # program        = "/usr/local/bin/weed"
+  # read_only      = false
+}
+
+# A registered volume: jobs ask for it by its name, storage_volume = "pgdata".
+volume "pgdata" {
+  backend     = "main"
+  path        = "/buckets/pgdata"  # left out: a directory of the volume's name
+  create      = true               # at first use, with this owner and mode
+  owner       = "70:70"
+  mode        = "0700"
+  access_mode = "single-node-writer"
+}
+
+volume "letters" {
+  backend     = "main"
+  path        = "/buckets/letters"
+  access_mode = "multi-node-reader-only"  # always bound read-only
+  noexec      = true
+}
+
+# Jobs may also name storage by URL, but only below these prefixes.
+policy {
+  allow_url = [
+    "host:///srv/shared/",
+    "seaweedfs://10.0.0.1:8888/buckets/scratch/",
+  ]
+}

@@ -1,0 +1,146 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn all_mistakes_of_a_file_are_told_in_its_order() {
+    let text = r#"state_dir = "var/lib"
+hook_timeout = "0s"
+status_grp = "x"
+status_group = "a b"
+nomad {
+  address = "nomad:4646"
+  cert_file = "/c"
+}
+backend "seaweed" "a" {
+}
+backend "seaweedfs" "b" {
+  filer = "filer"
+  memory_limit = "64MiB"
+  replication = "1"
+  cache_capacity = "1GiB"
+  attach = "never"
+  dynamc = true
+}
+backend "host" "c d" {
+}
+volume "x" {
+  backend = "b"
+  path = "a/../b"
+  access_mode = "single-node-write"
+  owner = "root"
+  mode = "rwx"
+}
+volume "y" {
+}
+policy {
+  allow_url = ["hst:///srv", "nfs://nas/x", "host:///srv/../etc"]
+}
+"#;
+    assert_eq!(
+        mistakes(text),
+        [
+            "agent.hcl:1:13: state_dir must be an absolute path without . and .., not \"var/lib\"",
+            "agent.hcl:2:16: hook_timeout must be more than 0s",
+            "agent.hcl:3:1: unknown key \"status_grp\" here (did you mean \"status_group\"?)",
+            "agent.hcl:4:16: status_group must be the name of a group of this host, not \"a b\"",
+            "agent.hcl:5:1: a client certificate needs both cert_file and key_file",
+            "agent.hcl:6:13: address must be http://HOST:PORT or https://HOST:PORT, not \"nomad:4646\"",
+            "agent.hcl:9:9: \"seaweed\" is not a kind of backend (did you mean \"seaweedfs\"?)",
+            "agent.hcl:12:11: filer must be HOST:PORT of one or more filers, separated by commas, not \"filer\"",
+            "agent.hcl:13:18: memory_limit must be at least 128MiB: weed mount takes nearly as much with nothing to do",
+            "agent.hcl:14:17: replication must be three digits such as \"001\", not \"1\"",
+            "agent.hcl:15:20: cache_capacity is set, and cache_dir is not (add cache_dir = \"/var/cache/saddlebag\")",
+            "agent.hcl:16:12: attach must be \"start\" or \"demand\", not \"never\"",
+            "agent.hcl:17:3: unknown key \"dynamc\" in backend \"seaweedfs\" \"b\" (did you mean \"dynamic\"?)",
+            "agent.hcl:19:1: backend \"host\" \"c d\" has no path (add path = \"/srv/volumes\")",
+            "agent.hcl:19:16: \"c d\" cannot name a backend (a name is 1 to 128 letters, digits, `.`, `_` and `-`, the first a letter or digit)",
+            "agent.hcl:23:10: path must be a directory without . and .., not \"a/../b\"",
+            "agent.hcl:24:17: \"single-node-write\" is not an access mode (did you mean \"single-node-writer\"?)",
+            "agent.hcl:25:11: owner must be a numeric owner such as \"70:70\" (uid:gid), not \"root\"",
+            "agent.hcl:26:10: mode must be permission bits in octal such as \"0750\", not \"rwx\"",
+            "agent.hcl:28:1: volume \"y\" has no backend (add backend = \"NAME\")",
+            "agent.hcl:31:16: allow_url holds \"hst:///srv\", which allows nothing: \"hst\" is not a scheme of storage (did you mean \"host\"?)",
+            "agent.hcl:31:30: allow_url holds \"nfs://nas/x\", which allows nothing: this version has no backend for nfs:// URLs",
+            "agent.hcl:31:45: allow_url holds \"host:///srv/../etc\", which allows nothing: the URL's path has a component \"..\"",
+        ]
+    );
+}
+
+#[test]
+fn what_must_hold_between_blocks_is_checked() {
+    let text = "backend \"host\" \"disk\" {\n  path = \"/srv\"\n  dynamic = true\n}\n\
+        backend \"host\" \"more\" {\n  path = \"/mnt\"\n  dynamic = true\n}\n\
+        volume \"x\" {\n  backend = \"dsk\"\n}\nvolume \"y\" {\n  backend = \"somewhere\"\n}\n";
+    assert_eq!(
+        mistakes(text),
+        [
+            "agent.hcl:5:1: backend \"more\" is dynamic, and so is \"disk\" at agent.hcl:1:1 (at most one can be)",
+            "agent.hcl:9:1: volume \"x\" is on a backend \"dsk\", which does not exist (did you mean \"disk\"?)",
+            "agent.hcl:12:1: volume \"y\" is on a backend \"somewhere\", which does not exist (add a block backend \"host\" \"somewhere\" or backend \"seaweedfs\" \"somewhere\")",
+        ]
+    );
+}
+
+#[test]
+fn a_read_only_backend_is_not_dynamic() {
+    assert_eq!(
+        mistakes("backend \"seaweedfs\" \"a\" {\n  filer = \"f:1\"\n  read_only = true\n  dynamic = true\n}\n"),
+        ["agent.hcl:4:13: a read-only backend cannot be dynamic: nothing could be created there"]
+    );
+}
+
+#[test]
+fn definitions_in_two_files_name_both_places() {
+    let one =
+        "run_dir = \"/run/a\"\nbackend \"host\" \"d\" {\n  path = \"/srv\"\n}\nvolume \"x\" {\n  backend = \"d\"\n}\n";
+    let two = "\nrun_dir = \"/run/b\"\nbackend \"seaweedfs\" \"d\" {\n  filer = \"f:1\"\n}\nvolume \"x\" {\n  backend = \"d\"\n}\nnomad {\n}\nnomad {\n}\n";
+    let invalid = read(&[("agent.hcl", one), ("conf.d/two.hcl", two)], &[]).unwrap_err();
+    assert_eq!(
+        invalid.to_string(),
+        "conf.d/two.hcl:2:11: run_dir is set twice, first at agent.hcl:1:11\n\
+         conf.d/two.hcl:3:1: backend \"d\" is defined twice, first at agent.hcl:2:1\n\
+         conf.d/two.hcl:6:1: volume \"x\" is defined twice, first at agent.hcl:5:1\n\
+         conf.d/two.hcl:11:1: nomad is set twice, first at conf.d/two.hcl:9:1"
+    );
+}
+
+#[test]
+fn volumes_that_share_a_directory_are_warned_of() {
+    let volume = |name: &str, rest: &str| format!("volume \"{name}\" {{\n  backend = \"d\"\n{rest}}}\n");
+    let text = [
+        "backend \"host\" \"d\" {\n  path = \"/srv\"\n}\n".to_owned(),
+        volume("a", ""),
+        volume("b", "  path = \"/a\"\n"),
+        volume("c", "  path = \"a/c\"\n"),
+        volume("a-b", ""),
+        volume("r", "  create = true\n  read_only = true\n"),
+    ]
+    .concat();
+    let loaded = read(&[("agent.hcl", &text)], &[]).unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "agent.hcl:7:1: volume \"b\" is the same directory as volume \"a\" at agent.hcl:4:1",
+            "agent.hcl:11:1: volume \"c\" is inside volume \"b\" at agent.hcl:7:1",
+            "agent.hcl:18:1: volume \"r\" is read-only, so create has no effect",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        drop(Config::parse(&text, "x"));
+    }
+
+    #[test]
+    fn no_words_make_it_panic(pieces in prop::collection::vec(prop::sample::select(vec![
+        "state_dir", "nomad", "backend", "volume", "policy", " \"host\" ", " \"seaweedfs\" ", " \"a\" ", "{\n", "}\n", "\n", "=",
+        "path", "filer", "\"/srv\"", "\"f:1\"", "allow_url", "[", "]", "\"host:///\"", "dynamic", "true", "\"..\"", "mode",
+        "owner", "\"1:1\"", "linger", "\"5m\"", "\"\"", "backend = \"a\"\n", "path = \"/\"\n", "filer = \"f:1\"\n",
+    ]), 0..40)) {
+        drop(Config::parse(&pieces.concat(), "x"));
+    }
+}

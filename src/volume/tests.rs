@@ -1,0 +1,221 @@
+use std::path::PathBuf;
+
+use super::{Placed, Registry};
+use crate::config::{BackendKind, Config, HostBackend};
+use crate::job::{Kind, Refusal, SourceName};
+
+const CONFIGURATION: &str = r#"
+backend "seaweedfs" "main" {
+  filer = "10.0.0.1:8888,10.0.0.2:8888"
+  path  = "/buckets"
+}
+backend "seaweedfs" "archive" {
+  filer     = "10.0.0.1:8888"
+  path      = "/buckets/archive"
+  read_only = true
+}
+volume "pgdata" {
+  backend = "main"
+  path    = "/pg"
+  create  = true
+  owner   = "70:70"
+  mode    = "0700"
+  noexec  = true
+}
+volume "letters" {
+  backend = "archive"
+  create  = true
+}
+policy {
+  allow_url = ["host:///srv/", "host:///srv/deep/er/", "host:///opt/one", "seaweedfs://10.0.0.1:8888/", "seaweedfs://other:8888/x"]
+}
+"#;
+
+fn registry(text: &str) -> Registry {
+    Registry::new(&Config::parse(text, "agent.hcl").unwrap())
+}
+
+fn named(text: &str, name: &str) -> Result<Placed, Refusal> {
+    registry(text).resolve(&SourceName::Named(name.to_owned()))
+}
+
+fn url(url: &str) -> Result<Placed, Refusal> {
+    registry(CONFIGURATION).resolve(&SourceName::Url(url.to_owned()))
+}
+
+fn said(refused: Result<Placed, Refusal>) -> String {
+    let refusal = refused.unwrap_err();
+    match &refusal.hint {
+        Some(hint) => format!("{refusal} ({hint})"),
+        None => refusal.to_string(),
+    }
+}
+
+#[test]
+fn a_registered_volume_is_what_its_definition_says() {
+    let placed = named(CONFIGURATION, "pgdata").unwrap();
+    assert_eq!(placed.backend.name, "main");
+    let volume = placed.volume;
+    assert_eq!((volume.name.as_str(), volume.backend.as_str()), ("pgdata", "main"));
+    assert_eq!(volume.path, PathBuf::from("pg"));
+    assert!(volume.create && !volume.read_only && volume.nosuid && volume.nodev && volume.noexec);
+    assert_eq!((volume.owner, volume.mode), (Some((70, 70)), Some(0o700)));
+}
+
+#[test]
+fn a_volume_of_a_read_only_backend_is_read_only_and_not_created() {
+    let volume = named(CONFIGURATION, "letters").unwrap().volume;
+    assert!(volume.read_only && !volume.create);
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_the_nearest() {
+    assert_eq!(
+        said(named(CONFIGURATION, "pgdta")),
+        "no volume \"pgdta\" is registered on this node (did you mean \"pgdata\"?)"
+    );
+    assert_eq!(
+        said(named(CONFIGURATION, "something-else")),
+        "no volume \"something-else\" is registered on this node (the operator registers it with a block volume \"something-else\" in the agent's configuration)"
+    );
+    assert_eq!(
+        said(named(CONFIGURATION, "../etc")),
+        "\"../etc\" is not a volume's name (a name is 1 to 128 letters, digits, `.`, `_` and `-`, the first a letter or digit)"
+    );
+}
+
+#[test]
+fn the_embedded_default_makes_any_volume() {
+    let placed = named("", "anything").unwrap();
+    assert_eq!(placed.backend.name, "embedded");
+    assert_eq!(placed.volume.path, PathBuf::from("anything"));
+    assert!(placed.volume.create && placed.volume.nosuid && placed.volume.nodev);
+    assert!(named("", "..").is_err());
+}
+
+#[test]
+fn a_dynamic_name_never_reaches_a_registered_volumes_directory() {
+    let text = "backend \"host\" \"d\" {\n  path = \"/srv\"\n  dynamic = true\n}\nvolume \"a\" {\n  backend = \"d\"\n  path = \"real/a\"\n  read_only = true\n}\n";
+    let refusal = named(text, "real").unwrap_err();
+    assert_eq!(refusal.kind, Kind::NotPermitted);
+    assert_eq!(said(Err(refusal)), "the directory \"real\" holds the registered volume \"a\" (did you mean \"a\"?)");
+    assert_eq!(named(text, "a").unwrap().volume.path, PathBuf::from("real/a"));
+    assert_eq!(named(text, "realm").unwrap().volume.path, PathBuf::from("realm"));
+}
+
+#[test]
+fn a_host_url_is_rooted_at_the_operators_prefix() {
+    for (text, root, path) in [
+        ("host:///srv/x", "/srv", "x"),
+        ("host:///srv/x/y", "/srv", "x/y"),
+        ("host:///srv/deep/er/x", "/srv/deep/er", "x"),
+        ("host:///srv/deep/er", "/srv", "deep/er"),
+        ("host:///opt/one", "/opt/one", ""),
+        ("host:///opt/one/y", "/opt/one", "y"),
+    ] {
+        let placed = url(text).unwrap();
+        assert_eq!(placed.backend.kind, BackendKind::Host(HostBackend { path: PathBuf::from(root) }), "{text}");
+        assert_eq!(placed.volume.path, PathBuf::from(path), "{text}");
+        assert_eq!(placed.volume.name, text);
+        assert_eq!(placed.volume.backend, placed.backend.name);
+        assert!(!placed.volume.create && placed.volume.nosuid && placed.volume.nodev);
+        assert!(!placed.backend.name.contains('/') && placed.backend.name.contains('~'));
+    }
+    assert_eq!(url("host:///srv/x").unwrap().backend, url("host:///srv/y").unwrap().backend);
+    assert_ne!(url("host:///srv/x").unwrap().backend.name, url("host:///opt/one").unwrap().backend.name);
+}
+
+#[test]
+fn a_seaweedfs_url_finds_the_deepest_backend_that_has_it() {
+    for (text, backend, path, read_only) in [
+        ("seaweedfs://10.0.0.1:8888/buckets/x", "main", "x", false),
+        ("seaweedfs://10.0.0.1:8888/buckets/archive/x", "archive", "x", true),
+        ("seaweedfs://10.0.0.1:8888/other/x", "seaweedfs~3a~2f~2f10.0.0.1~3a8888", "other/x", false),
+        ("seaweedfs://other:8888/x", "seaweedfs~3a~2f~2fother~3a8888", "x", false),
+    ] {
+        let placed = url(text).unwrap();
+        assert_eq!(placed.backend.name, backend, "{text}");
+        assert_eq!(placed.volume.path, PathBuf::from(path), "{text}");
+        assert_eq!(placed.volume.read_only, read_only, "{text}");
+        assert!(!placed.volume.create);
+    }
+}
+
+#[test]
+fn a_url_that_is_not_allowed_says_how_it_would_be() {
+    let refusal = url("host:///etc").unwrap_err();
+    assert_eq!(refusal.kind, Kind::NotPermitted);
+    assert_eq!(
+        said(Err(refusal)),
+        "the policy of this node does not allow the URL host:///etc (the operator allows it with policy { allow_url = [\"host:///etc\"] } in the agent's configuration)"
+    );
+    for text in [
+        "host:///srv",
+        "host:///srvx",
+        "host:///opt/one2",
+        "seaweedfs://10.0.0.2:8888/buckets/x",
+        "seaweedfs://other:8888/xy",
+    ] {
+        assert_eq!(url(text).unwrap_err().kind, Kind::NotPermitted, "{text}");
+    }
+}
+
+#[test]
+fn a_url_that_could_mean_two_things_is_refused() {
+    for (text, sentence) in [
+        (
+            "host:///srv/../etc",
+            "\"host:///srv/../etc\" is not a storage URL that can be used: the URL's path has a component \"..\" (write the directory's own path, with one / between its components and none at its end)",
+        ),
+        (
+            "host:///srv/%2e%2e/etc",
+            "\"host:///srv/%2e%2e/etc\" is not a storage URL that can be used: the URL holds '%', which no storage URL may",
+        ),
+        (
+            "nfs://nas/export/x",
+            "\"nfs://nas/export/x\" is not a storage URL that can be used: this version has no backend for nfs:// URLs (known are host:///directory and seaweedfs://filer:port/directory)",
+        ),
+        (
+            "seaweed://f:1/x",
+            "\"seaweed://f:1/x\" is not a storage URL that can be used: \"seaweed\" is not a scheme of storage (did you mean seaweedfs://?)",
+        ),
+        (
+            "https://example.org/x",
+            "\"https://example.org/x\" is not a storage URL that can be used: \"https\" is not a scheme of storage (known are host:///directory and seaweedfs://filer:port/directory)",
+        ),
+        (
+            "host://server/x",
+            "\"host://server/x\" is not a storage URL that can be used: a host URL has three slashes and no server: host:///srv/x",
+        ),
+    ] {
+        assert_eq!(said(url(text)), sentence);
+    }
+}
+
+#[test]
+fn a_derived_name_is_a_path_component_whatever_its_length() {
+    let deep = format!("/{}", "abcdefghi/".repeat(60));
+    let text = format!("policy {{\n  allow_url = [\"host://{deep}\"]\n}}\n");
+    let registry = registry(&text);
+    let placed = registry.resolve(&SourceName::Url(format!("host://{deep}x"))).unwrap();
+    assert!(placed.backend.name.len() <= 128, "{}", placed.backend.name);
+    assert_eq!(placed.volume.path, PathBuf::from("x"));
+}
+
+mod hostile {
+    use std::path::Component;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_allowed_stays_below_its_root(text in "(host:///|seaweedfs://10.0.0.1:8888/|)(srv|opt|\\.\\.|\\.|x|%2e|é|)(/(srv|\\.\\.|\\.|x|one||a b)){0,4}") {
+            if let Ok(placed) = url(&text) {
+                prop_assert!(placed.volume.path.components().all(|part| matches!(part, Component::Normal(_))));
+                prop_assert!(!text.contains(".."));
+            }
+        }
+    }
+}
