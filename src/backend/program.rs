@@ -79,11 +79,6 @@ impl Running {
         // ESRCH: it has ended by itself, which is what is wanted.
         let _ = rustix::process::pidfd_send_signal(&self.watch, Signal::KILL);
     }
-
-    /// The descriptor that becomes readable when it ends.
-    pub fn into_watch(self) -> OwnedFd {
-        self.watch
-    }
 }
 
 /// Looks for an executable: at the configured place, or in fixed directories; never by PATH.

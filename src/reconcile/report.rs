@@ -135,10 +135,11 @@ impl Reconciler {
         }
         let mut found = self.entries.values().filter(|entry| entry.id.as_str().starts_with(prefix));
         let Some(entry) = found.next() else {
-            return Err(usage(
-                format!("no allocation of this node that asks for storage has an id that begins with {prefix:?}"),
-                "see `nomad node status -self` for this node's allocations; the job's meta must hold storage_volume",
-            ));
+            return Err(Refusal {
+                kind: Kind::Unavailable,
+                message: format!("no allocation of this node that asks for storage has an id that begins with {prefix:?}"),
+                hint: Some("see `nomad node status -self` for this node's allocations; the job's meta must hold storage_volume".into()),
+            });
         };
         if found.next().is_some() {
             return Err(usage(

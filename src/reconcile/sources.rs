@@ -6,8 +6,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Instant;
 
-use tokio::io::unix::AsyncFd;
-
 use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
@@ -150,20 +148,20 @@ impl Reconciler {
         }
     }
 
-    /// Tells when a mount program ends: its pidfd becomes readable.
+    /// Tells when a mount program ends: a small thread waits for its pidfd, and costs nothing until then.
     fn watch_program(&self, key: &SourceKey, pid: i32) {
-        let results = self.results.clone();
-        let Ok(watch) = Running::watch(pid).and_then(|running| AsyncFd::register(running.into_watch())) else {
-            // It has ended already.
-            let _ = results.send(Done::ProgramEnded(key.clone(), pid));
-            return;
-        };
-        let key = key.clone();
-        tokio::spawn(async move {
-            if watch.readable().await.is_ok() {
-                let _ = results.send(Done::ProgramEnded(key, pid));
+        let (results, ended) = (self.results.clone(), Done::ProgramEnded(key.clone(), pid));
+        let wait = move || {
+            // One that cannot be watched is gone already.
+            if let Ok(running) = Running::watch(pid) {
+                running.wait();
             }
-        });
+            let _ = results.send(ended);
+        };
+        let thread = std::thread::Builder::new().name("program-watch".into()).stack_size(64 << 10);
+        if let Err(error) = thread.spawn(wait) {
+            tracing::error!(source = %key, pid, %error, "the mount program is not watched: its end is noticed at the next use only");
+        }
     }
 
     pub(super) fn note_program_ended(&mut self, key: &SourceKey, pid: i32) {
