@@ -192,13 +192,17 @@ fn text(args: &[&str], output: Output) -> String {
 impl Drop for Nomad {
     fn drop(&mut self) {
         if let Some(agent) = self.child.as_ref().map(Child::id) {
-            // A dead agent's tasks and their log collectors live on, so they are ended through it.
+            // A dead agent leaves tasks, log collectors and a tmpfs for each task's secrets, so it cleans up first.
             for job in std::mem::take(&mut self.jobs) {
                 let mut stop = self.command(&["job", "stop", "-purge", "-detach", &job]);
                 let _ = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
             }
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while processes().any(|pid| pid != agent && uses(pid, self.dir.path())) && Instant::now() < deadline {
+            let clean = || {
+                let allocs = std::fs::read_dir(self.alloc_dir()).into_iter().flatten().count();
+                allocs == 0 && !processes().any(|pid| pid != agent && uses(pid, self.dir.path()))
+            };
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !clean() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
