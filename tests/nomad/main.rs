@@ -1,0 +1,6 @@
+//! Real jobs on a real Nomad.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod first;
