@@ -1,7 +1,6 @@
 //! A client node in small: a volume, an allocation with the volume bound into it, a guard, and a Nomad.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -175,13 +174,19 @@ impl Scene {
 
     /// The keeper of this scene's guard.
     pub fn keeper(&self) -> Option<u32> {
-        process::find_processes().unwrap().into_iter().find_map(|pid| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        self.processes(Some("--keeper")).first().copied()
+    }
+
+    /// The processes of this scene's guard that have `word` among their arguments.
+    fn processes(&self, word: Option<&str>) -> Vec<u32> {
+        let is_ours = |pid: &i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-            let run_dir: OsString = self.run_dir.clone().into();
-            let is_ours = words.contains(&run_dir.as_encoded_bytes()) && words.contains(&b"--keeper".as_slice());
-            is_ours.then(|| u32::try_from(pid).unwrap())
-        })
+            words.contains(&self.run_dir.as_os_str().as_encoded_bytes())
+                && word.is_none_or(|word| words.contains(&word.as_bytes()))
+        };
+        let pids = process::find_processes().unwrap().into_iter().filter(is_ours);
+        pids.map(|pid| u32::try_from(pid).unwrap()).collect()
     }
 
     /// An agent that answers each question with what `decide` says, in a thread of its own. Returns the questions.
@@ -216,7 +221,12 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        let _ = self.client.stop();
+        // A guard that is just being started or replaced does not hear the first time.
+        let until = Instant::now() + SOON;
+        while !self.processes(None).is_empty() && Instant::now() < until {
+            let _ = self.client.stop();
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for binding in self.bindings.lock().unwrap().iter() {
             let _ = mount::detach(binding.parent.as_fd(), binding.point.file_name().unwrap());
             let _ = inode::set_immutable(binding.beneath.as_fd(), false);
