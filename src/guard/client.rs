@@ -18,6 +18,8 @@ const SHORT: Duration = Duration::from_secs(5);
 const IDLE: usize = 8;
 /// How long a new guard has until it answers.
 const START_WITHIN: Duration = Duration::from_secs(10);
+/// How long until another is started, when nobody answers still.
+const START_AGAIN: Duration = Duration::from_millis(250);
 
 /// Why the guard did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -172,16 +174,17 @@ fn parse(reply: &[u8]) -> Result<Reply, GuardError> {
 pub fn ensure_running(run_dir: &Path, exe: &Path, extra_args: &[OsString]) -> Result<Hello, GuardError> {
     let client = GuardClient::of_run_dir(run_dir);
     let until = Instant::now() + START_WITHIN;
-    let mut started = false;
+    let mut start_due = Instant::now();
     loop {
         let error = match client.hello(SHORT.min(until.saturating_duration_since(Instant::now()))) {
             Ok(hello) => return Ok(hello),
             Err(error) if error.is_worth_another_try() => error,
             Err(error) => return Err(error),
         };
-        if !started && matches!(error, GuardError::NotRunning { .. }) {
+        // Again after a while: one that was started gives way to a guard or keeper that was just about to die.
+        if matches!(error, GuardError::NotRunning { .. }) && Instant::now() >= start_due {
             start(run_dir, exe, extra_args).map_err(|source| GuardError::Start { exe: exe.to_owned(), source })?;
-            started = true;
+            start_due = Instant::now() + START_AGAIN;
         }
         if Instant::now() >= until {
             return Err(error);

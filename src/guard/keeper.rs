@@ -22,7 +22,8 @@ use crate::sys::{descriptors, seqpacket};
 
 /// A guard that dies sooner than this after its start is started again more slowly each time.
 const HEALTHY_AFTER: Duration = Duration::from_secs(1);
-const SLOWEST: Duration = Duration::from_secs(5);
+/// Tasks' own opens wait meanwhile, so not slower than they can bear.
+const SLOWEST: Duration = Duration::from_millis(250);
 
 /// Starts a keeper for a guard and returns the guard's end of their connection.
 pub(super) fn start(run_dir: &Path, exe: &Path) -> io::Result<Link> {

@@ -91,9 +91,12 @@ fn become_detached(cgroups: &[RawFd], pid_writer: RawFd) -> io::Result<()> {
         if libc::setpgid(0, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
-        for signal in 1..=64 {
-            // The C library keeps two for itself and KILL and STOP have no disposition: those refusals are right.
-            libc::signal(signal, libc::SIG_DFL);
+        // The kernel's own call, since the C library refuses the two signals that it keeps for itself, and they can
+        // be inherited as ignored too. All zeroes is the default; KILL and STOP are refused, and have it anyway.
+        let default = [0_u64; 4];
+        for signal in 1..=64_i32 {
+            let old: *mut u64 = std::ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, 8_usize);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -1,0 +1,11 @@
+//! What must hold on a real kernel: run as root. Every test works in a mount namespace of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test's helper fails as its test does.
+
+mod collection;
+mod death;
+mod hang;
+mod mounts;
+mod paths;
+mod programs;
+mod purge;
+mod scene;
