@@ -135,7 +135,7 @@ fn prepare_process() {
     }
     // A guard that the kernel kills for memory is replaced, but it is the last that should go. Without the
     // privilege it is as good as any process.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
 fn take_signals() -> io::Result<SignalFd> {

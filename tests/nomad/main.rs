@@ -1,6 +1,11 @@
-//! Real jobs on a real Nomad.
+//! Real jobs on a real Nomad, with the real agent, guard and storage.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod first;
+mod backends;
+mod crash;
+mod examples;
+mod guard;
+mod secured;
+mod words;
