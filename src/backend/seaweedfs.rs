@@ -115,7 +115,7 @@ impl Seaweedfs {
                 tracing::warn!(source = %place.key, %error, "the mount is dead: it is mounted again");
                 drop(root);
                 // Lazily: bindings of the dead mount keep it until they are replaced, and nobody can use it.
-                with_parent(&place.mount_point, |parent, name| mount::detach(parent, name))
+                with_parent(&place.mount_point, mount::detach)
                     .map_err(|error| AttachError::host("unmount a dead mount")(io::Error::other(error)))?;
                 Ok(None)
             }
@@ -214,7 +214,7 @@ impl Backend for Seaweedfs {
     fn detach(&self, place: &Place) -> Result<(), DetachError> {
         // Plain, not lazy: the kernel refuses while a file of the mount is open on this host. Bindings in containers
         // that outlived their record keep the file system itself, and with it the mount program.
-        match with_parent(&place.mount_point, |parent, name| mount::unmount(parent, name)) {
+        match with_parent(&place.mount_point, mount::unmount) {
             Ok(()) | Err(MountError::NotAMountPoint | MountError::Missing) => {}
             Err(MountError::Busy) => return Err(DetachError::Busy),
             Err(error) => {

@@ -294,10 +294,11 @@ impl Reconciler {
             })
         };
         let waits_for_root = self.host.is_none() && !self.entries.is_empty();
-        if !waits_for_root && self.entries.values().filter(|entry| entry.page.is_some()).all(is_settled) {
-            if let Some(settled) = self.settled.take() {
-                let _ = settled.send(());
-            }
+        if !waits_for_root
+            && self.entries.values().filter(|entry| entry.page.is_some()).all(is_settled)
+            && let Some(settled) = self.settled.take()
+        {
+            let _ = settled.send(());
         }
     }
 

@@ -328,12 +328,13 @@ impl Reconciler {
     fn drop_if_over(&mut self, alloc: &AllocId) {
         let Some(entry) = self.entries.get(alloc) else { return };
         let is_idle = entry.page.is_none() && entry.hooks.is_empty() && !entry.saving;
-        if entry.missing && is_idle && entry.bindings.values().all(|live| live.in_flight.is_none()) {
-            if let Some(entry) = self.entries.remove(alloc) {
-                if let Some(socket) = entry.socket {
-                    socket.abort();
-                }
-            }
+        if entry.missing
+            && is_idle
+            && entry.bindings.values().all(|live| live.in_flight.is_none())
+            && let Some(entry) = self.entries.remove(alloc)
+            && let Some(socket) = entry.socket
+        {
+            socket.abort();
         }
     }
 
