@@ -25,6 +25,7 @@ use crate::guard::wire::Hello;
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::{News, WatchHandle};
 use crate::sys::identity::Identity;
+use crate::sys::removals::{Removal, Removals};
 use crate::volume::Registry;
 
 /// What a worker or a watcher reports.
@@ -51,6 +52,8 @@ pub enum Done {
     Looked(AllocId, bool),
     /// What a collection had left of an allocation is removed as far as it was empty.
     Swept,
+    /// Something was removed from Nomad's allocation root.
+    Removed(Removal),
     /// A guard answers, or none.
     Guard(Result<Hello, String>),
 }
@@ -101,6 +104,7 @@ pub struct Reconciler {
     dirty: BTreeSet<AllocId>,
     settled: Option<tokio::sync::oneshot::Sender<()>>,
     inbox: UnboundedReceiver<Done>,
+    removals: Option<Removals>,
 }
 
 /// Why the reconciler cannot start.
@@ -161,6 +165,7 @@ impl Reconciler {
             dirty: BTreeSet::new(),
             settled: Some(settled),
             inbox,
+            removals: None,
             config,
         };
         reconciler.recall_sources()?;
@@ -228,6 +233,7 @@ impl Reconciler {
             Done::Forgotten(alloc, result) => self.note_forgotten(&alloc, result),
             Done::Looked(alloc, collected) => self.note_looked(&alloc, collected),
             Done::Swept => {}
+            Done::Removed(removal) => self.note_removed(&removal),
             Done::Guard(hello) => self.note_guard(hello),
         }
     }
@@ -320,6 +326,40 @@ impl Reconciler {
             links: self.config.links_dir(),
             guard: self.guard_client.clone(),
         });
+        self.watch_removals(alloc_root);
         self.touch_all();
+    }
+
+    /// A purge takes an allocation from Nomad's servers at once, before its client has ended the tasks, and no index of
+    /// what is left moves: that its directory goes is the one sign that it is over.
+    fn watch_removals(&mut self, alloc_root: &Path) {
+        let results = self.results.clone();
+        match Removals::watch(alloc_root, move |removal| results.send(Done::Removed(removal)).is_ok()) {
+            Ok(removals) => self.removals = Some(removals),
+            Err(error) => {
+                self.removals = None;
+                tracing::error!(%error, "Nomad's removals are not watched: what a purged allocation leaves stays until Nomad's next news");
+            }
+        }
+    }
+
+    fn note_removed(&mut self, removal: &Removal) {
+        let concerned: Vec<AllocId> = match removal {
+            Removal::Unknown => self.entries.keys().cloned().collect(),
+            Removal::Entry(name) => name
+                .to_str()
+                .and_then(|name| AllocId::parse(name).ok())
+                .filter(|alloc| self.entries.contains_key(alloc))
+                .into_iter()
+                .collect(),
+        };
+        if concerned.is_empty() {
+            return;
+        }
+        // Those that are not missing yet are looked at when the listing comes.
+        self.watch.refresh_now();
+        for alloc in concerned {
+            self.look_again(&alloc);
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! * [`process`] identifies processes and finds who holds a clone of a mount.
 //! * [`detached`] starts a program that outlives its starter; [`cgroup`] is where it lives.
 //! * [`fanotify`], [`seqpacket`] and [`descriptors`] are what the guard is made of.
+//! * [`removals`] tells what is removed from a directory.
 //! * [`peer`] says who is at the other end of a unix socket.
 #![allow(unsafe_code)]
 
@@ -23,6 +24,7 @@ pub mod inode;
 pub mod mount;
 pub mod peer;
 pub mod process;
+pub mod removals;
 pub mod resolve;
 pub mod seqpacket;
 pub mod table;
