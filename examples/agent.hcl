@@ -14,7 +14,7 @@ run_dir = "/run/saddlebag"
 # status_group = "operators"
 
 # How long a prestart task may wait for its volumes.
-hook_timeout = "60s"
+hook_timeout = "45s"
 
 # How Nomad is reached. What is left out comes from NOMAD_ADDR, NOMAD_CACERT and so on, as for `nomad` itself.
 nomad {

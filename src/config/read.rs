@@ -143,7 +143,7 @@ impl Gathered {
         Config {
             run_dir: value(self.run_dir, "/run/saddlebag"),
             status_group: self.status_group.map(|said| said.value),
-            hook_timeout: self.hook_timeout.map_or(Duration::from_secs(60), |said| said.value),
+            hook_timeout: self.hook_timeout.map_or(Duration::from_secs(45), |said| said.value),
             nomad: nomad(self.nomad, sources, environment, problems),
             backends,
             volumes: self.volumes.into_iter().map(|(name, said)| (name, said.value)).collect(),

@@ -36,7 +36,7 @@ fn nothing_at_all_is_the_embedded_default() {
     let config = parse("");
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/saddlebag"));
     assert_eq!(config.run_dir, PathBuf::from("/run/saddlebag"));
-    assert_eq!(config.hook_timeout, Duration::from_secs(60));
+    assert_eq!(config.hook_timeout, Duration::from_secs(45));
     assert_eq!(config.nomad.address, "http://127.0.0.1:4646");
     assert_eq!(config.status_group, None);
     assert_eq!(config.policy, Policy::default());

@@ -44,6 +44,8 @@ pub struct Live {
     pub since: Instant,
     /// Whether it was found in place, not made, for the hook that waits.
     pub already: bool,
+    /// Its source or the guard has changed while a worker was at it: what the worker reports is looked at once more.
+    pub doubted: bool,
 }
 
 /// Why a step failed.
@@ -55,6 +57,8 @@ pub struct StepError {
     pub retry: Option<Instant>,
     /// How often it has failed in a row.
     pub times: u32,
+    /// It failed while the binding was being taken away: this holds back no attempt to bring it, nor the other way.
+    pub leaving: bool,
 }
 
 impl Live {
@@ -69,12 +73,23 @@ impl Live {
             error: None,
             since: Instant::now(),
             already: false,
+            doubted: false,
         }
     }
 
-    /// Whether its error says to wait still, or for good.
-    pub fn is_held_back(&self, now: Instant) -> bool {
-        self.error.as_ref().is_some_and(|error| error.retry.is_none_or(|at| at > now))
+    /// Whether its error says to wait still, or for good, with bringing it, or with taking it away.
+    pub fn is_held_back(&self, leaving: bool, now: Instant) -> bool {
+        let held = |error: &StepError| error.leaving == leaving && error.retry.is_none_or(|at| at > now);
+        self.error.as_ref().is_some_and(held)
+    }
+
+    /// What was proved of it may be so no longer: it is looked at once more.
+    pub fn doubt(&mut self) {
+        if self.in_flight.is_some() {
+            self.doubted = true;
+        } else if self.observed == Observed::Proper {
+            self.observed = Observed::Unseen;
+        }
     }
 }
 
@@ -98,6 +113,8 @@ pub struct Entry {
     pub durable: u64,
     /// Whether the ledger's desk is at the page.
     pub saving: bool,
+    /// The page could not be written; when that is tried again.
+    pub save_again: Option<Instant>,
     /// The bindings.
     pub bindings: BTreeMap<BindingKey, Live>,
     /// The hooks that wait.
@@ -125,6 +142,7 @@ impl Entry {
             visible: 0,
             durable: 0,
             saving: false,
+            save_again: None,
             bindings: BTreeMap::new(),
             hooks: Vec::new(),
             withdrawn: false,

@@ -128,6 +128,11 @@ impl Reconciler {
     fn want(&mut self, alloc: &AllocId, task: String, bindings: Vec<(Binding, crate::config::Backend)>) {
         for (binding, definition) in &bindings {
             self.ensure_source(&binding.source, definition);
+            // Somebody may have mended it since its last failure: the call is worth a try at once.
+            if let Some(source) = self.sources.get_mut(&binding.source) {
+                source.retry = source.retry.map(|_| Instant::now());
+            }
+            self.attach(&binding.source);
         }
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         entry.withdrawn = false;
@@ -136,6 +141,8 @@ impl Reconciler {
         for hook in &mut entry.hooks {
             hook.read = true;
         }
+        // What an earlier call asked for and never got is not asked for any more, unless it is again.
+        entry.bindings.retain(|_, live| live.intent.is_some() || live.in_flight.is_some());
         for (binding, _) in bindings {
             match entry.bindings.get_mut(&binding.key) {
                 Some(live) => {
@@ -211,7 +218,7 @@ impl Reconciler {
                     hint: Some("unmount it on the client, or choose another storage_destination".into()),
                 });
             }
-            let failed = live.error.as_ref().filter(|error| error.retry.is_none());
+            let failed = live.error.as_ref().filter(|error| error.retry.is_none() && !error.leaving);
             failed.map(|error| error.refusal.clone()).or_else(|| {
                 let source = self.sources.get(&live.binding.source)?;
                 match &source.state {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
-use super::plan::Observed;
-use super::reconciler::Reconciler;
+use super::reconciler::{Done, Reconciler};
+use super::worker::Desk;
 use crate::backend;
 use crate::guard::wire::{Hello, NomadExe};
 use crate::job::{self, Placement};
@@ -82,26 +82,29 @@ impl Reconciler {
 
     /// Finds Nomad's own process: the guard must know its executable, and it must see the mounts that we make.
     fn know_nomad(&mut self) {
-        let port = self.config.nomad.port();
-        let Some(pid) = port.and_then(process::find_listener) else {
-            tracing::debug!("Nomad's process was not found by its port; the guard knows it by its name");
-            return;
-        };
-        let identity = process::exe_identity(pid).ok();
-        let name = process::exe_name(pid).ok().map(|name| name.to_string_lossy().into_owned());
-        match (process::mount_namespace(pid), process::own_mount_namespace()) {
-            (Ok(theirs), Ok(ours)) if theirs != ours => {
-                let obstacle = format!(
-                    "Nomad's agent (process {pid}) runs in another mount namespace than saddlebag, so neither its tasks would see a mount nor the guard its deletions"
-                );
-                tracing::error!("{obstacle}");
-                self.nomad.obstacle = Some(obstacle);
+        let (port, guard) = (self.config.nomad.port(), self.guard_client.clone());
+        self.submit(Desk::Host, move || {
+            let Some(pid) = port.and_then(process::find_listener) else {
+                tracing::debug!("Nomad's process was not found by its port; the guard knows it by its name");
+                return Done::Nothing;
+            };
+            let identity = process::exe_identity(pid).ok();
+            let name = process::exe_name(pid).ok().map(|name| name.to_string_lossy().into_owned());
+            if let Err(error) = guard.tell_nomad(&[NomadExe { identity, name }]) {
+                tracing::warn!(%error, "the guard was not told which executable Nomad is; it knows it by its name");
             }
-            _ => {}
-        }
-        if let Err(error) = self.guard_client.tell_nomad(&[NomadExe { identity, name }]) {
-            tracing::warn!(%error, "the guard was not told which executable Nomad is; it knows it by its name");
-        }
+            match (process::mount_namespace(pid), process::own_mount_namespace()) {
+                (Ok(theirs), Ok(ours)) if theirs != ours => Done::Obstacle(format!(
+                    "Nomad's agent (process {pid}) runs in another mount namespace than saddlebag, so neither its tasks would see a mount nor the guard its deletions"
+                )),
+                _ => Done::Nothing,
+            }
+        });
+    }
+
+    pub(super) fn note_obstacle(&mut self, obstacle: String) {
+        tracing::error!("{obstacle}");
+        self.nomad.obstacle = Some(obstacle);
     }
 
     fn take_listing(&mut self, listing: Listing) {
@@ -162,12 +165,11 @@ impl Reconciler {
                 tracing::info!(pid = new.pid, took_over = new.took_over, "the guard answers");
                 // Another guard knows no mark of its predecessor's: every binding is handed to it once more.
                 for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
-                    let is_guarded = live.binding.placement == Placement::Mount;
-                    if is_guarded && live.observed == Observed::Proper && live.in_flight.is_none() {
-                        live.observed = Observed::Unseen;
-                    }
-                    if is_guarded && live.error.as_ref().is_some_and(|error| error.retry.is_some()) {
-                        live.error = None;
+                    if live.binding.placement == Placement::Mount {
+                        live.doubt();
+                        if live.error.as_ref().is_some_and(|error| error.retry.is_some()) {
+                            live.error = None;
+                        }
                     }
                 }
                 self.touch_all();

@@ -29,7 +29,8 @@ pub enum Observed {
     Proper,
     /// A mount of ours is there, and its source is no longer: nothing can be read through it.
     Stale,
-    /// Something is mounted there that is not ours. It is never unmounted; the binding fails and says so.
+    /// Something is mounted there that is not ours. It is left alone, and the binding fails and says so; only when the
+    /// task is over is it unmounted like ours, since Nomad would otherwise delete what is in it.
     Foreign,
 }
 

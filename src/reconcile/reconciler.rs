@@ -50,8 +50,10 @@ pub enum Done {
     Forgotten(AllocId, Result<(), LedgerError>),
     /// Whether Nomad has begun to remove an allocation's directory.
     Looked(AllocId, bool),
-    /// What a collection had left of an allocation is removed as far as it was empty.
-    Swept,
+    /// Why nothing can be mounted although Nomad answers.
+    Obstacle(String),
+    /// Nothing that anybody waits for.
+    Nothing,
     /// Something was removed from Nomad's allocation root.
     Removed(Removal),
     /// A guard answers, or none.
@@ -232,7 +234,8 @@ impl Reconciler {
             Done::Saved(alloc, generation, result) => self.note_saved(&alloc, generation, result),
             Done::Forgotten(alloc, result) => self.note_forgotten(&alloc, result),
             Done::Looked(alloc, collected) => self.note_looked(&alloc, collected),
-            Done::Swept => {}
+            Done::Obstacle(obstacle) => self.note_obstacle(obstacle),
+            Done::Nothing => {}
             Done::Removed(removal) => self.note_removed(&removal),
             Done::Guard(hello) => self.note_guard(hello),
         }

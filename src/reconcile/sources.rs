@@ -6,7 +6,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Instant;
 
-use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
 use super::worker::Desk;
@@ -142,8 +141,8 @@ impl Reconciler {
     /// Whatever was proved before is looked at again.
     fn doubt_bindings(&mut self, key: &SourceKey) {
         for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
-            if live.binding.source == *key && live.observed == Observed::Proper && live.in_flight.is_none() {
-                live.observed = Observed::Unseen;
+            if live.binding.source == *key {
+                live.doubt();
             }
         }
     }
@@ -222,9 +221,13 @@ impl Reconciler {
                 tracing::info!(source = %key, backend = source.name(), "detached: nothing used it");
                 source.set(State::Detached);
                 source.watched = None;
-                if let Err(error) = self.guard_client.release(&key.0) {
-                    tracing::debug!(source = %key, %error, "the guard keeps an empty group");
-                }
+                let (guard, key) = (self.guard_client.clone(), key.clone());
+                self.submit(Desk::Host, move || {
+                    if let Err(error) = guard.release(&key.0) {
+                        tracing::debug!(source = %key, %error, "the guard keeps an empty group");
+                    }
+                    Done::Nothing
+                });
             }
             Err(error) => {
                 tracing::warn!(source = %key, %error, "not detached; it is tried again");

@@ -27,10 +27,13 @@ fn backoff(times: u32) -> Duration {
 impl Reconciler {
     /// Brings one allocation nearer to what is wanted.
     pub(super) fn reconcile(&mut self, alloc: &AllocId) {
+        let now = Instant::now();
         self.serve_hooks(alloc);
         self.keep_socket(alloc);
+        if self.entries.get(alloc).is_some_and(|entry| entry.save_again.is_some_and(|at| at <= now)) {
+            self.save(alloc);
+        }
         let Some(entry) = self.entries.get(alloc) else { return };
-        let now = Instant::now();
         let view = entry.view(|key| self.sources.get(key).is_some_and(|source| source.attached().is_some()));
         // Where Nomad's allocations are is not known before Nomad was heard once.
         if self.host.is_some() || entry.page.is_none() {
@@ -54,8 +57,8 @@ impl Reconciler {
                 self.save(alloc);
             }
             Step::Forget => self.forget(alloc),
-            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Unbind(key)
-                if self.is_held(alloc, &key, now) => {}
+            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) if self.is_held(alloc, &key, false, now) => {}
+            Step::Unbind(key) if self.is_held(alloc, &key, true, now) => {}
             Step::Observe(key) => self.start_observing(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
@@ -64,9 +67,9 @@ impl Reconciler {
     }
 
     /// A worker is at the binding, or its last failure says to wait.
-    fn is_held(&self, alloc: &AllocId, key: &BindingKey, now: Instant) -> bool {
+    fn is_held(&self, alloc: &AllocId, key: &BindingKey, leaving: bool, now: Instant) -> bool {
         let live = self.entries.get(alloc).and_then(|entry| entry.bindings.get(key));
-        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(now))
+        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(leaving, now))
     }
 
     fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
@@ -111,6 +114,7 @@ impl Reconciler {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         let Some(page) = entry.page.clone().filter(|_| !entry.saving) else { return };
         entry.saving = true;
+        entry.save_again = None;
         let (generation, ledger, alloc) = (entry.generation, self.ledger.clone(), alloc.clone());
         self.submit(Desk::Ledger, move || {
             let saved = ledger.replace(&page);
@@ -202,7 +206,9 @@ impl Reconciler {
                     message: format!("nothing is mounted that could not be recorded: {reason}"),
                     hint: Some("look at the disk of the agent's state_dir on this client".into()),
                 });
-                self.set_timer(Instant::now() + LONGEST_RETRY / 10, Timer::Allocation(alloc.clone()));
+                let at = Instant::now() + LONGEST_RETRY / 10;
+                entry.save_again = Some(at);
+                self.set_timer(at, Timer::Allocation(alloc.clone()));
                 self.touch(alloc);
             }
         }
@@ -268,11 +274,11 @@ impl Reconciler {
     fn fail_binding(&mut self, alloc: &AllocId, key: &BindingKey, error: &BindError) {
         let Some(live) = self.live_mut(alloc, key) else { return };
         let refusal = error.refusal(&live.binding);
-        let times = live.error.as_ref().map_or(0, |error| error.times + 1);
+        let times = live.error.as_ref().filter(|error| !error.leaving).map_or(0, |error| error.times + 1);
         let at = Instant::now() + backoff(times);
         let retry = (error.is_temporary() || error.blames_source()).then_some(at);
         tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, reason = super::error::whole(error), "not mounted");
-        live.error = Some(StepError { refusal, retry, times });
+        live.error = Some(StepError { refusal, retry, times, leaving: false });
         live.since = Instant::now();
         let source = live.binding.source.clone();
         if error.blames_source() {
@@ -300,12 +306,14 @@ impl Reconciler {
                 tracing::info!(alloc = %alloc, task = key.task, volume, forced = force == Force::AtOnce, "unmounted");
                 entry.bindings.remove(key);
                 entry.strike(key);
-                self.save(alloc);
+                if entry.page.as_ref().is_some_and(|page| !page.bindings.is_empty()) {
+                    self.save(alloc);
+                }
                 self.sweep(alloc, key);
                 self.linger(&source);
             }
             Err(error) => {
-                let times = live.error.as_ref().map_or(0, |error| error.times + 1);
+                let times = live.error.as_ref().filter(|error| error.leaving).map_or(0, |error| error.times + 1);
                 let at = Instant::now() + backoff(times);
                 let reason = super::error::whole(&error);
                 if times == 0 || !matches!(error, UnbindError::Busy) {
@@ -317,6 +325,7 @@ impl Reconciler {
                     refusal: Refusal { kind: Kind::TryAgain, message, hint: Some(hint) },
                     retry: Some(at),
                     times,
+                    leaving: true,
                 });
                 self.set_timer(at, Timer::Allocation(alloc.clone()));
             }
@@ -373,7 +382,7 @@ impl Reconciler {
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Host, move || {
             execute::sweep(&host, &alloc, &key);
-            Done::Swept
+            Done::Nothing
         });
     }
 
@@ -401,7 +410,9 @@ impl Live {
         if self.observed != observed {
             self.since = Instant::now();
         }
-        self.observed = observed;
+        // What changed meanwhile is looked at once more before anything is called proved.
+        let doubted = std::mem::take(&mut self.doubted) && observed == Observed::Proper;
+        self.observed = if doubted { Observed::Unseen } else { observed };
         self.identity = identity;
         self.error = None;
     }
@@ -417,7 +428,7 @@ impl Entry {
             .filter(|live| live.intent.is_some_and(|intent| intent > visible))
             .map(|live| {
                 live.intent = None;
-                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0 });
+                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0, leaving: false });
                 live.binding.key.clone()
             })
             .collect();
