@@ -96,10 +96,10 @@ impl<F: FnMut(Removal) -> bool> Thread<F> {
                     }
                 } else if event.mask.intersects(ITSELF) {
                     return Ok(true);
-                } else if let Some(name) = event.name {
-                    if !(self.told)(Removal::Entry(name)) {
-                        return Ok(false);
-                    }
+                } else if let Some(name) = event.name
+                    && !(self.told)(Removal::Entry(name))
+                {
+                    return Ok(false);
                 }
             }
         }
