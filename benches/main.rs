@@ -1,0 +1,74 @@
+//! What saddlebag costs, beside the kernel's own limits and in the same run. docs/performance.md explains the figures.
+//!
+//! `BENCH_QUICK=1` watches an idle agent for ten seconds in place of sixty. `BENCH_PARTS` names the parts to run, of
+//! `host`, `seaweedfs` and `jobs`.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+mod fake_nomad;
+mod figures;
+mod hooks;
+mod jobs;
+mod kernel_limit;
+mod rig;
+
+use anyhow::Context as _;
+use figures::Report;
+use std::process::{Command, Stdio};
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("part") {
+        let mut report = Report::default();
+        match arguments.next().as_deref() {
+            Some("host") => hooks::measure_host(&mut report)?,
+            Some("seaweedfs") => hooks::measure_seaweedfs(&mut report, &arguments.next().context("a filer")?)?,
+            other => anyhow::bail!("no such part: {other:?}"),
+        }
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    if let Some(why) = support::missing(&["root", "unshare", "mount", "weed", "nomad", "dockerd"]) {
+        println!("not measured: {why}");
+        return Ok(());
+    }
+    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| "host seaweedfs jobs".to_owned());
+    let mut report = Report::default();
+    for part in parts.split_whitespace() {
+        eprintln!("measuring {part} …");
+        match part {
+            "host" => merge(&mut report, measure_apart(&["host"])?),
+            "seaweedfs" => merge(&mut report, measure_apart(&["seaweedfs", &support::Lab::shared()?.filer])?),
+            "jobs" => jobs::measure(&mut report)?,
+            other => anyhow::bail!("no such part: {other}"),
+        }
+    }
+    report.print();
+    Ok(())
+}
+
+/// Runs a part in a process with a mount namespace of its own: whatever happens there, the host's mounts stay as they
+/// are. The fake Nomad is in that process, so the agent finds its Nomad in its own namespace.
+fn measure_apart(part: &[&str]) -> anyhow::Result<Report> {
+    let own = std::env::current_exe()?;
+    let weed = support::tool("weed").context("no weed")?;
+    let folder = weed.parent().context("a path of a program")?.to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let done = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(own)
+        .arg("part")
+        .args(part)
+        .env("PATH", std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)))?)
+        .stderr(Stdio::inherit())
+        .output()?;
+    anyhow::ensure!(done.status.success(), "{part:?}: {}", done.status);
+    let last = String::from_utf8(done.stdout)?;
+    Ok(serde_json::from_str(last.trim())?)
+}
+
+fn merge(into: &mut Report, from: Report) {
+    into.rows.extend(from.rows);
+    into.targets.extend(from.targets);
+}
