@@ -6,8 +6,8 @@
 # the image's Debian variant, 70 in its Alpine variant):
 #
 #   volume "pgdata" {
-#     backend     = "embedded"
-#     path        = "pgdata"
+#     backend     = "disk"        # a backend of the same configuration: backend "host" "disk" { … }, for example
+#     create      = true          # at its first use, with this owner and mode
 #     access_mode = "single-node-writer"
 #     owner       = "999:999"
 #     mode        = "0700"

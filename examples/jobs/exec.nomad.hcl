@@ -9,8 +9,8 @@
 #   owner, on each client or in /etc/saddlebag/conf.d (65534 is nobody on most systems; `id nobody` says so):
 #
 #     volume "exec-notes" {
-#       backend = "embedded"
-#       path    = "exec-notes"
+#       backend = "disk"            # a backend of the same configuration: backend "host" "disk" { … }, for example
+#       create  = true              # at its first use, with this owner
 #       owner   = "65534:65534"
 #     }
 

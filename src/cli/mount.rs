@@ -25,7 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// Mounts what the allocation asks for, says so, and gives the exit code.
 pub fn run(args: MountArgs) -> ExitCode {
     let call = Call::new(args);
-    let log = call.alloc_dir.as_deref().zip(call.task.as_deref()).and_then(|(dir, task)| TaskLog::find(dir, task));
+    // Of the task that this runs in, whatever --task says.
+    let caller = variable("NOMAD_TASK_NAME");
+    let log = call.alloc_dir.as_deref().zip(caller.as_deref()).and_then(|(dir, task)| TaskLog::find(dir, task));
     let (stream, text, code) = match call.mount() {
         Ok(reply) => (Stream::Stdout, lines(&reply), 0),
         Err(failure) => (Stream::Stderr, failure.to_string(), failure.code),
@@ -41,6 +43,10 @@ pub fn run(args: MountArgs) -> ExitCode {
         log.append(stream, &text);
     }
     ExitCode::from(code)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What is asked, and of whom.
@@ -66,7 +72,6 @@ impl Call {
                 own.into_iter().chain([PathBuf::from(HOST_SOCKET)]).collect()
             }
         };
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
             alloc: args.alloc.or_else(|| variable("NOMAD_ALLOC_ID")),
             task: args.task.or_else(|| variable("NOMAD_TASK_NAME")),

@@ -1,6 +1,7 @@
 //! Why a binding could not be made or taken away, and what its job is told.
 
 use std::io;
+use std::path::Path;
 
 use crate::guard::GuardError;
 use crate::job::{Kind, Refusal};
@@ -34,6 +35,9 @@ pub enum BindError {
     /// The destination holds something.
     #[error("the destination is not empty")]
     DestinationNotEmpty,
+    /// There is something at the destination where a link is to be.
+    #[error("something other than the link to the volume is at the destination")]
+    DestinationTaken,
     /// The directory beneath the mount.
     #[error("the directory beneath the mount cannot be closed to writes")]
     Beneath(#[source] InodeError),
@@ -106,18 +110,23 @@ impl BindError {
             ),
             Self::Destination(ResolveError::Symlink(at)) => (
                 Kind::NotPermitted,
-                format!("volume {}: {} on the way to {place} is a symbolic link", volume.name, at.display()),
+                format!("volume {}: {} a symbolic link", volume.name, on_the_way(binding, at)),
                 Some("destinations are not followed over symbolic links: remove it or choose another".into()),
             ),
             Self::Destination(ResolveError::NotADirectory(at)) => (
                 Kind::Configuration,
-                format!("volume {}: {} on the way to {place} is not a directory", volume.name, at.display()),
+                format!("volume {}: {} not a directory", volume.name, on_the_way(binding, at)),
                 Some("choose another storage_destination".into()),
             ),
             Self::DestinationNotEmpty => (
                 Kind::Configuration,
                 format!("volume {}: {place} is there already and not empty", volume.name),
                 Some("choose a destination that nothing else writes to, for example local/volumes/data".into()),
+            ),
+            Self::DestinationTaken => (
+                Kind::Configuration,
+                format!("volume {}: {place} is there already, where the link to the volume has to be", volume.name),
+                Some("choose a destination that nothing else makes, for example local/volumes/data".into()),
             ),
             Self::NotFailClosed => (
                 Kind::Unavailable,
@@ -130,6 +139,18 @@ impl BindError {
             _ => (Kind::Unavailable, format!("volume {} at {place}: {}", volume.name, whole(self)), None),
         };
         Refusal { kind, message, hint }
+    }
+}
+
+/// The subject of a sentence about what is at the destination or above it, and `is`. The path is beneath the
+/// allocation's directory, as the walk to the destination met it.
+fn on_the_way(binding: &Binding, at: &Path) -> String {
+    let (task, destination) = (&binding.key.task, binding.key.destination.as_path());
+    let at = at.strip_prefix(task).unwrap_or(at);
+    if at == destination {
+        format!("{} of task {task} is", at.display())
+    } else {
+        format!("{}, on the way to {} of task {task}, is", at.display(), destination.display())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::nomad::model::AllocId;
 use crate::reconcile::plan::Observed;
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
-use crate::sys::{inode, resolve};
+use crate::sys::{inode, resolve, table};
 
 /// How long the guard may take to mark a mount.
 const MARK_DEADLINE: Duration = Duration::from_secs(5);
@@ -274,14 +274,14 @@ fn link(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), BindError
     let target = link_target(host, alloc, binding);
     match rustix::fs::symlinkat(&target, &parent, &name) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST) => {
-            let found = rustix::fs::readlinkat(&parent, &name, Vec::new()).ok();
-            if found.is_some_and(|found| found.to_bytes() == target.as_os_str().as_encoded_bytes()) {
-                Ok(())
-            } else {
-                Err(BindError::DestinationNotEmpty)
+        Err(rustix::io::Errno::EXIST) => match rustix::fs::readlinkat(&parent, &name, Vec::new()) {
+            Ok(found) if found.to_bytes() == target.as_os_str().as_encoded_bytes() => Ok(()),
+            Ok(_) => {
+                let at = Path::new(&binding.key.task).join(binding.key.destination.as_path());
+                Err(BindError::Destination(resolve::ResolveError::Symlink(at)))
             }
-        }
+            Err(_) => Err(BindError::DestinationTaken),
+        },
         Err(errno) => Err(BindError::host("make the link in the task's directory")(errno.into())),
     }
 }
@@ -312,7 +312,7 @@ pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> 
     let parent = match site.open_parent() {
         Ok(parent) => parent,
         Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return Err(UnbindError::Destination(error)),
+        Err(error) => return give_up_blocked(host, alloc, binding, error),
     };
     let name = site.parent_and_name().1;
     loop {
@@ -335,10 +335,37 @@ pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> 
             Err(error) => return Err(UnbindError::Beneath(error)),
         },
         Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return Err(UnbindError::Destination(error)),
+        Err(error) => return give_up_blocked(host, alloc, binding, error),
     }
     remove_empty_directories(&site, alloc, binding);
     Ok(())
+}
+
+/// A task has put a symbolic link or a file in the way of its binding, which is not followed. Where no mount is left
+/// below the task's directory, whatever it may have moved, there is nothing to take away.
+fn give_up_blocked(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    error: resolve::ResolveError,
+) -> Result<(), UnbindError> {
+    let is_blocked = matches!(error, resolve::ResolveError::Symlink(_) | resolve::ResolveError::NotADirectory(_));
+    if is_blocked && binding.placement == Placement::Mount && !has_mount(host, alloc, &binding.key.task) {
+        return Ok(());
+    }
+    Err(UnbindError::Destination(error))
+}
+
+/// Whether a mount that is not Nomad's own is anywhere below a task's directory; true where that cannot be told. Reads
+/// the whole mount table, since the mount's own path is not to be trusted.
+fn has_mount(host: &Host, alloc: &AllocId, task: &str) -> bool {
+    let (Ok(root), Ok(table)) = (std::fs::canonicalize(&host.alloc_root), table::read_own()) else { return true };
+    let directory = root.join(alloc.as_str()).join(task);
+    table.iter().filter_map(|entry| entry.mount_point.strip_prefix(&directory).ok()).any(|below| {
+        // Nomad mounts these on the task's directory itself, and a destination is never in them.
+        let nomads = ["alloc", "dev", "private", "proc", "secrets", "sys", "tmp"];
+        below.components().next().is_some_and(|first| !nomads.iter().any(|own| first.as_os_str() == *own))
+    })
 }
 
 fn unlink(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), UnbindError> {

@@ -8,7 +8,7 @@ use super::reconciler::Reconciler;
 use super::source::{Source, State};
 use crate::api::types::{BindingStatus, Explanation, GuardStatus, NomadStatus, SourceStatus, Status, Step, StepState};
 use crate::backend;
-use crate::job::{Kind, Refusal};
+use crate::job::{Kind, Placement, Refusal};
 use crate::nomad::model::AllocId;
 use crate::sys::cgroup;
 
@@ -230,9 +230,10 @@ impl Reconciler {
                     &name,
                     StepState::Done,
                     format!(
-                        "{access}, {} on {}, guarded and proved",
+                        "{access}, {} on {}, {}",
                         shown(&binding.volume.path),
-                        self.source_name(&binding.source)
+                        self.source_name(&binding.source),
+                        safety(binding.placement)
                     ),
                 ),
                 (_, Some(error)) => failed(&name, &error.refusal),
@@ -246,6 +247,14 @@ impl Reconciler {
 
 fn shown(path: &std::path::Path) -> String {
     if path.as_os_str().is_empty() { "the root".to_owned() } else { path.display().to_string() }
+}
+
+/// What keeps garbage collection out of it.
+fn safety(placement: Placement) -> &'static str {
+    match placement {
+        Placement::Mount => "guarded and proved",
+        Placement::Link => "a link to a mount outside the allocation's directory, proved",
+    }
 }
 
 fn source_step(source: &Source) -> Step {
