@@ -55,6 +55,8 @@ pub struct StepError {
     pub retry: Option<Instant>,
     /// How often it has failed in a row.
     pub times: u32,
+    /// It was to be taken away; else it was to be made or looked at.
+    pub unbinding: bool,
 }
 
 impl Live {
@@ -72,9 +74,11 @@ impl Live {
         }
     }
 
-    /// Whether its error says to wait still, or for good.
-    pub fn is_held_back(&self, now: Instant) -> bool {
-        self.error.as_ref().is_some_and(|error| error.retry.is_none_or(|at| at > now))
+    /// Whether its error says to wait still, or for good. What could not be made can always be taken away: its place
+    /// may be gone for the very reason for which it is to go.
+    pub fn is_held_back(&self, unbinding: bool, now: Instant) -> bool {
+        let error = self.error.as_ref().filter(|error| error.unbinding || !unbinding);
+        error.is_some_and(|error| error.retry.is_none_or(|at| at > now))
     }
 }
 

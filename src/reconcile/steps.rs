@@ -54,8 +54,8 @@ impl Reconciler {
                 self.save(alloc);
             }
             Step::Forget => self.forget(alloc),
-            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Unbind(key)
-                if self.is_held(alloc, &key, now) => {}
+            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) if self.is_held(alloc, &key, false, now) => {}
+            Step::Unbind(key) if self.is_held(alloc, &key, true, now) => {}
             Step::Observe(key) => self.start_observing(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
@@ -64,9 +64,9 @@ impl Reconciler {
     }
 
     /// A worker is at the binding, or its last failure says to wait.
-    fn is_held(&self, alloc: &AllocId, key: &BindingKey, now: Instant) -> bool {
+    fn is_held(&self, alloc: &AllocId, key: &BindingKey, unbinding: bool, now: Instant) -> bool {
         let live = self.entries.get(alloc).and_then(|entry| entry.bindings.get(key));
-        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(now))
+        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(unbinding, now))
     }
 
     fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
@@ -272,7 +272,7 @@ impl Reconciler {
         let at = Instant::now() + backoff(times);
         let retry = (error.is_temporary() || error.blames_source()).then_some(at);
         tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, reason = super::error::whole(error), "not mounted");
-        live.error = Some(StepError { refusal, retry, times });
+        live.error = Some(StepError { refusal, retry, times, unbinding: false });
         live.since = Instant::now();
         let source = live.binding.source.clone();
         if error.blames_source() {
@@ -305,7 +305,7 @@ impl Reconciler {
                 self.linger(&source);
             }
             Err(error) => {
-                let times = live.error.as_ref().map_or(0, |error| error.times + 1);
+                let times = live.error.as_ref().filter(|error| error.unbinding).map_or(0, |error| error.times + 1);
                 let at = Instant::now() + backoff(times);
                 let reason = super::error::whole(&error);
                 if times == 0 || !matches!(error, UnbindError::Busy) {
@@ -317,6 +317,7 @@ impl Reconciler {
                     refusal: Refusal { kind: Kind::TryAgain, message, hint: Some(hint) },
                     retry: Some(at),
                     times,
+                    unbinding: true,
                 });
                 self.set_timer(at, Timer::Allocation(alloc.clone()));
             }
@@ -416,7 +417,7 @@ impl Entry {
             .filter(|live| live.intent.is_some_and(|intent| intent > visible))
             .map(|live| {
                 live.intent = None;
-                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0 });
+                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0, unbinding: false });
                 live.binding.key.clone()
             })
             .collect();
