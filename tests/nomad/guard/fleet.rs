@@ -32,7 +32,6 @@ impl Default for Plan<'_> {
 pub struct Ship {
     pub job: String,
     pub driver: &'static str,
-    pub backend: &'static str,
     /// The volume's directory in its own storage.
     pub volume: PathBuf,
     /// What must be in it, whatever happens.
@@ -62,7 +61,7 @@ impl Ship {
         assert_eq!(cargo.len(), 5, "{cargo:?}");
         let job = format!("{driver}-{backend}-{number}");
         scene.world.run_job(&text(&job, driver, &name, plan), &[])?;
-        Ok(Self { job, driver, backend, volume, cargo, alloc: String::new() })
+        Ok(Self { job, driver, volume, cargo, alloc: String::new() })
     }
 
     /// The lines of a file of the volume.
@@ -137,7 +136,12 @@ impl Ship {
 impl Fleet {
     /// One job for each driver and backend; all run when this returns.
     pub fn start(scene: &mut Scene, plan: &Plan<'_>) -> anyhow::Result<Self> {
-        let mut fleet = Self::launch(scene, plan)?;
+        Self::start_with(scene, &DRIVERS, plan)
+    }
+
+    /// The same with some drivers only.
+    pub fn start_with(scene: &mut Scene, drivers: &[&'static str], plan: &Plan<'_>) -> anyhow::Result<Self> {
+        let mut fleet = Self::launch_with(scene, drivers, plan)?;
         for ship in &mut fleet.0 {
             ship.alloc = scene.world.wait_running(&ship.job)?;
             ship.wait_for_starts(scene, 1)?;
@@ -147,8 +151,12 @@ impl Fleet {
 
     /// The same without waiting.
     pub fn launch(scene: &mut Scene, plan: &Plan<'_>) -> anyhow::Result<Self> {
+        Self::launch_with(scene, &DRIVERS, plan)
+    }
+
+    fn launch_with(scene: &mut Scene, drivers: &[&'static str], plan: &Plan<'_>) -> anyhow::Result<Self> {
         let mut ships = Vec::new();
-        for driver in DRIVERS {
+        for driver in drivers {
             for backend in BACKENDS {
                 ships.push(Ship::launch(scene, driver, backend, plan)?);
             }
