@@ -118,6 +118,8 @@ impl Reconciler {
                     self.watch_program(key, pid);
                 }
                 self.doubt_bindings(key);
+                // It may have come up after the end of its lingering, which found nothing to detach then.
+                self.linger(key);
             }
             Err(error) => {
                 let refusal = error.refusal(&source.name());

@@ -3,7 +3,7 @@
 //! `BENCH_QUICK=1` watches an idle agent for ten seconds in place of sixty. `BENCH_PARTS` names the parts to run, of
 //! `host`, `seaweedfs` and `jobs`.
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod fake_nomad;
@@ -15,6 +15,7 @@ mod rig;
 
 use anyhow::Context as _;
 use figures::Report;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn main() -> anyhow::Result<()> {
@@ -23,7 +24,10 @@ fn main() -> anyhow::Result<()> {
         let mut report = Report::default();
         match arguments.next().as_deref() {
             Some("host") => hooks::measure_host(&mut report)?,
-            Some("seaweedfs") => hooks::measure_seaweedfs(&mut report, &arguments.next().context("a filer")?)?,
+            Some("seaweedfs") => {
+                let mut next = || arguments.next().context("a filer and the path of weed");
+                hooks::measure_seaweedfs(&mut report, &next()?, Path::new(&next()?))?;
+            }
             other => anyhow::bail!("no such part: {other:?}"),
         }
         println!("{}", serde_json::to_string(&report)?);
@@ -39,7 +43,11 @@ fn main() -> anyhow::Result<()> {
         eprintln!("measuring {part} …");
         match part {
             "host" => merge(&mut report, measure_apart(&["host"])?),
-            "seaweedfs" => merge(&mut report, measure_apart(&["seaweedfs", &support::Lab::shared()?.filer])?),
+            "seaweedfs" => {
+                let weed = support::tool("weed").context("no weed")?;
+                let weed = weed.to_str().context("a path in UTF-8")?;
+                merge(&mut report, measure_apart(&["seaweedfs", &support::Lab::shared()?.filer, weed])?);
+            }
             "jobs" => jobs::measure(&mut report)?,
             other => anyhow::bail!("no such part: {other}"),
         }
@@ -52,15 +60,11 @@ fn main() -> anyhow::Result<()> {
 /// are. The fake Nomad is in that process, so the agent finds its Nomad in its own namespace.
 fn measure_apart(part: &[&str]) -> anyhow::Result<Report> {
     let own = std::env::current_exe()?;
-    let weed = support::tool("weed").context("no weed")?;
-    let folder = weed.parent().context("a path of a program")?.to_owned();
-    let path = std::env::var_os("PATH").unwrap_or_default();
     let done = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(own)
         .arg("part")
         .args(part)
-        .env("PATH", std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)))?)
         .stderr(Stdio::inherit())
         .output()?;
     anyhow::ensure!(done.status.success(), "{part:?}: {}", done.status);

@@ -1,7 +1,7 @@
 //! From a job's registration to its running main task, on a real Nomad with docker.
 
 use crate::figures::Report;
-use crate::support::{Options, World};
+use crate::support::{Options, World, tool};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -31,12 +31,14 @@ const WAYS: [(Way, &str); 5] = [
 /// Runs the jobs in turns.
 pub fn measure(report: &mut Report) -> anyhow::Result<()> {
     let world = World::with("bench", Options::default().client("gc_max_allocs = 200"))?;
+    let weed = tool("weed").context("no weed")?;
     let volumes: String = (0..5)
         .map(|number| format!("volume \"v{number}\" {{\n  backend = \"main\"\n  path = \"/bench-jobs/v{number}\"\n  create = true\n}}\n"))
         .collect();
     world.start_agent(&format!(
-        "backend \"seaweedfs\" \"main\" {{\n  filer = \"{}\"\n}}\n{volumes}",
-        world.lab().filer
+        "backend \"seaweedfs\" \"main\" {{\n  filer = \"{}\"\n  program = \"{}\"\n}}\n{volumes}",
+        world.lab().filer,
+        weed.display()
     ))?;
     let spec = world.directory().join("volume.hcl");
     std::fs::write(
@@ -102,7 +104,7 @@ fn job(id: &str, way: Way, saddlebag: &str) -> Value {
         "Resources": {"CPU": 20, "MemoryMB": 64},
     });
     let mut group = json!({
-        "Name": "app", "Count": 1, "EphemeralDisk": {"SizeMB": 10},
+        "Name": "app", "Count": 1, "EphemeralDisk": {"SizeMB": 150},
         "RestartPolicy": {"Attempts": 0, "Mode": "fail", "Interval": 60_000_000_000_u64, "Delay": 1_000_000_000},
         "ReschedulePolicy": {"Attempts": 0, "Unlimited": false},
     });

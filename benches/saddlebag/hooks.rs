@@ -150,12 +150,13 @@ fn measure_idleness(rig: &Rig, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// Hooks on a SeaweedFS that is mounted, and on one that is not.
-pub fn measure_seaweedfs(report: &mut Report, filer: &str) -> anyhow::Result<()> {
+pub fn measure_seaweedfs(report: &mut Report, filer: &str, weed: &Path) -> anyhow::Result<()> {
     const WARM: usize = 100;
     let backend = |more: &str| {
         format!(
-            "backend \"seaweedfs\" \"main\" {{\n  filer = \"{filer}\"\n{more}}}\n\
-             volume \"data\" {{\n  backend = \"main\"\n  path = \"/bench\"\n  create = true\n}}\n"
+            "backend \"seaweedfs\" \"main\" {{\n  filer = \"{filer}\"\n  program = \"{}\"\n{more}}}\n\
+             volume \"data\" {{\n  backend = \"main\"\n  path = \"/bench\"\n  create = true\n}}\n",
+            weed.display()
         )
     };
     let mut rig = Rig::new(&backend(""))?;
@@ -179,7 +180,7 @@ pub fn measure_seaweedfs(report: &mut Report, filer: &str) -> anyhow::Result<()>
     rig.start_agent()?;
     let (mut asked, mut bare) = (Vec::new(), Vec::new());
     for number in 1..=7 {
-        bare.push(mount_by_hand(filer, &rig.directory.join(format!("limit/{number}")))?);
+        bare.push(mount_by_hand(weed, filer, &rig.directory.join(format!("limit/{number}")))?);
         rig.make_alloc_dir(number)?;
         // A listing that names a job with a volume mounts its source at once. Only one that has lingered in vain
         // since is cold.
@@ -200,12 +201,12 @@ pub fn measure_seaweedfs(report: &mut Report, filer: &str) -> anyhow::Result<()>
 }
 
 /// Starts `weed mount` and waits until the directory is another file system; milliseconds until then.
-fn mount_by_hand(filer: &str, place: &Path) -> anyhow::Result<f64> {
+fn mount_by_hand(weed: &Path, filer: &str, place: &Path) -> anyhow::Result<f64> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::create_dir(place)?;
     let before = std::fs::metadata(place)?.dev();
     let begun = Instant::now();
-    let mut weed = Command::new("weed")
+    let mut weed = Command::new(weed)
         .arg("mount")
         .arg(format!("-filer={filer}"))
         .arg(format!("-dir={}", place.display()))
