@@ -62,7 +62,7 @@ impl Reconciler {
             Step::Observe(key) => self.start_observing(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
-            Step::Unbind(key) => self.start_leaving(alloc, &key, Force::WhenUnused),
+            Step::Unbind(key) => self.start_unbinding(alloc, &key, Force::WhenUnused),
         }
     }
 
@@ -168,7 +168,7 @@ impl Reconciler {
         });
     }
 
-    pub(super) fn start_leaving(&mut self, alloc: &AllocId, key: &BindingKey, force: Force) {
+    pub(super) fn start_unbinding(&mut self, alloc: &AllocId, key: &BindingKey, force: Force) {
         let Some(host) = self.host.clone() else { return };
         let Some(live) = self.live_mut(alloc, key) else { return };
         live.in_flight = Some(Instant::now());
