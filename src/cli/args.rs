@@ -263,6 +263,10 @@ pub struct GuardArgs {
     /// The folder of the guard's socket; the agent's run_dir
     #[arg(long, value_name = "DIR", default_value = "/run/saddlebag")]
     pub run_dir: PathBuf,
+    /// End the guard that runs, and all protection: what is still mounted is then open to Nomad's deletions. For the
+    /// removal of saddlebag from a host without systemd, when `saddlebag status` shows no volume any more.
+    #[arg(long)]
+    pub stop: bool,
     /// Be the keeper of a guard's descriptors, which the guard starts itself where no systemd keeps them.
     #[arg(long, hide = true)]
     pub keeper: bool,

@@ -3,7 +3,7 @@
 use crate::cli::args::{AgentArgs, GuardArgs};
 use crate::cli::exit::{Failure, UNAVAILABLE, with_causes};
 use crate::cli::{Ended, config, logging};
-use crate::guard::GuardOptions;
+use crate::guard::{GuardClient, GuardOptions};
 use crate::{agent, guard};
 
 /// Runs the agent until it is told to end.
@@ -27,6 +27,11 @@ pub fn run_agent(args: AgentArgs) -> Ended {
 /// # Errors
 /// A [`Failure`] with exit code 69 where the guard cannot start.
 pub fn run_guard(args: GuardArgs) -> Ended {
+    if args.stop {
+        return GuardClient::of_run_dir(&args.run_dir)
+            .stop()
+            .map_err(|error| Failure::new(UNAVAILABLE, format!("the guard was not ended: {}", with_causes(&error))));
+    }
     let options = GuardOptions { run_dir: args.run_dir, keeper: args.keeper };
     guard::run(options).map_err(|error| Failure::new(UNAVAILABLE, format!("the guard ended: {}", with_causes(&error))))
 }

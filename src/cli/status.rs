@@ -51,7 +51,9 @@ fn head(status: &Status) -> String {
     let mut pairs = vec![("Agent", format!("{version} (pid {pid}, up {})", age(*uptime_seconds)))];
     let version = nomad.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
     pairs.push(match (nomad.connected, &nomad.reason) {
-        (true, _) => ("Nomad", format!("connected to{version} at {}", nomad.address)),
+        (true, None) => ("Nomad", format!("connected to{version} at {}", nomad.address)),
+        // It answers, and nothing can be mounted all the same.
+        (true, Some(reason)) => ("Nomad", format!("connected to{version} at {}, but {reason}", nomad.address)),
         (false, Some(reason)) => ("Nomad", format!("not connected to {}: {reason}", nomad.address)),
         (false, None) => ("Nomad", format!("not connected to {}", nomad.address)),
     });

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::Config;
 use super::read::{Invalid, Loaded, MOST_BYTES};
-use super::{Config, Nomad, Token};
 use crate::hcl::Source;
 
 /// The file that is read when none is named, if it is there.
@@ -13,9 +13,6 @@ pub const DEFAULT_FILE: &str = "/etc/saddlebag/agent.hcl";
 
 /// The folder whose `*.hcl` files are read after it when none is named, if it is there.
 pub const DEFAULT_FOLDER: &str = "/etc/saddlebag/conf.d";
-
-/// The longest token, in bytes.
-const LONGEST_TOKEN: u64 = 64 * 1024;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +37,6 @@ pub enum LoadError {
     /// What the files say is wrong.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-}
-
-/// Why the token cannot be read. Never says anything of its value.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The file cannot be read.
-    #[error("cannot read the token file {}", .path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file holds no token.
-    #[error("the token file {} does not hold one line of printable characters", .0.display())]
-    NoToken(PathBuf),
 }
 
 impl Config {
@@ -89,28 +70,6 @@ impl Config {
         let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, text)| Source { name, text }).collect();
         let loaded = Self::read(&sources, &|name| std::env::var(name).ok())?;
         Ok(Loaded { files, ..loaded })
-    }
-}
-
-impl Nomad {
-    /// The ACL token: of the file where there is one, which is read anew each time so that a rotated token is found;
-    /// else of the environment.
-    ///
-    /// # Errors
-    /// [`TokenError`] where the file cannot be read or holds no token.
-    pub fn read_token(&self) -> Result<Option<Token>, TokenError> {
-        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
-        let read = || {
-            let mut text = String::new();
-            File::open(path)?.take(LONGEST_TOKEN).read_to_string(&mut text)?;
-            Ok(text)
-        };
-        let text: String = read().map_err(|source| TokenError::Read { path: path.clone(), source })?;
-        let token = text.trim();
-        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(TokenError::NoToken(path.clone()));
-        }
-        Ok(Some(Token::new(token)))
     }
 }
 

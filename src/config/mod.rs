@@ -1,6 +1,6 @@
 //! The agent's configuration: HCL files, Nomad's environment variables, and defaults.
 //!
-//! [`Config::parse`] and [`Config::read`] are pure; [`Config::load`] reads the files, and [`Nomad::read_token`] the token.
+//! [`Config::parse`] and [`Config::read`] are pure; [`Config::load`] reads the files, and is the only I/O.
 //!
 //! * `blocks` knows the keys of each block, `cross` what must hold between blocks, `read` puts files together;
 //! * [`model`] is what comes out, [`names`] and [`url`] the two grammars that jobs share with the configuration.
@@ -16,7 +16,7 @@ pub mod url;
 #[cfg(test)]
 mod tests;
 
-pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError, TokenError};
+pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
 pub use model::{
     AccessMode, Backend, BackendKind, Config, HostBackend, Nomad, Policy, SeaweedfsBackend, Token, Volume, WEED_PATHS,
 };

@@ -96,7 +96,7 @@ pub struct Nomad {
     pub address: String,
     /// The ACL token of the environment (`NOMAD_TOKEN`); [`Nomad::token_file`] wins over it.
     pub token: Option<Token>,
-    /// A file that holds the ACL token; see [`Nomad::read_token`].
+    /// A file that holds the ACL token; it is read by [`crate::nomad::token`], anew whenever it changes.
     pub token_file: Option<PathBuf>,
     /// Certificate authorities in PEM (`NOMAD_CACERT`); the system's where there is none.
     pub ca_file: Option<PathBuf>,

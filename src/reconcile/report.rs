@@ -10,7 +10,7 @@ use crate::api::types::{BindingStatus, Explanation, GuardStatus, NomadStatus, So
 use crate::backend;
 use crate::job::{Kind, Placement, Refusal};
 use crate::nomad::model::AllocId;
-use crate::sys::cgroup;
+use crate::sys::process;
 
 /// A step that takes longer than this is called hung.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl Reconciler {
                 pid: attached.and_then(|attached| attached.pid).and_then(|pid| u32::try_from(pid).ok()),
                 memory_bytes: attached
                     .and_then(|attached| attached.pid)
-                    .and_then(|_| cgroup::memory_of(&key.0).ok().flatten()),
+                    .and_then(|pid| process::resident_memory(pid).ok()),
                 bindings: self.entries.values().map(uses).sum(),
                 age_seconds: source.since.elapsed().as_secs(),
                 reason: match &source.state {

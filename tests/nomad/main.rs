@@ -1,5 +1,8 @@
 //! Real jobs on a real Nomad, with the real agent, guard and storage.
 
+// A test's helper may panic like the test itself.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

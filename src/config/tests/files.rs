@@ -48,26 +48,3 @@ fn what_is_no_text_or_too_long_is_refused() {
     let error = Config::load(&[PathBuf::from("/dev/null")]).unwrap_err();
     assert_eq!(error.to_string(), "the configuration /dev/null is neither a file nor a folder");
 }
-
-#[test]
-fn a_token_file_wins_and_is_read_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
-    let mut nomad = read(&[], &[("NOMAD_TOKEN", "of-environment")]).unwrap().config.nomad;
-    let token = |nomad: &Nomad| nomad.read_token().map(|token| token.map(|token| token.expose().to_owned()));
-    assert_eq!(token(&nomad).unwrap().as_deref(), Some("of-environment"));
-    nomad.token_file = Some(file.clone());
-    assert!(matches!(token(&nomad), Err(TokenError::Read { .. })));
-    fs::write(&file, "first\n").unwrap();
-    assert_eq!(token(&nomad).unwrap().as_deref(), Some("first"));
-    fs::write(&file, "second\n").unwrap();
-    assert_eq!(token(&nomad).unwrap().as_deref(), Some("second"));
-    for wrong in ["", " \n", "one\ntwo", "a\u{7f}b"] {
-        fs::write(&file, wrong).unwrap();
-        let error = token(&nomad).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("the token file {} does not hold one line of printable characters", file.display())
-        );
-    }
-}
