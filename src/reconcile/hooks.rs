@@ -128,6 +128,11 @@ impl Reconciler {
     fn want(&mut self, alloc: &AllocId, task: String, bindings: Vec<(Binding, crate::config::Backend)>) {
         for (binding, definition) in &bindings {
             self.ensure_source(&binding.source, definition);
+            // Somebody may have mended it since its last failure: the call is worth a try at once.
+            if let Some(source) = self.sources.get_mut(&binding.source) {
+                source.retry = source.retry.map(|_| Instant::now());
+            }
+            self.attach(&binding.source);
         }
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         entry.withdrawn = false;
