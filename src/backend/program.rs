@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -95,11 +96,13 @@ pub fn find_executable(configured: Option<&Path>, name: &str, places: &[&str]) -
         .ok_or_else(|| AttachError::ProgramMissing { program: name.to_owned(), looked })
 }
 
-/// Finds the process that was started with this argument.
-pub fn find_by_argument(program: &str, argument: &[u8]) -> Option<i32> {
-    process::find_processes_by_exe_name(program).into_iter().find(|pid| {
+/// Finds root's process that was started with this argument. Not by its executable's name: `weed` may be a link to
+/// `weed-4.48`, or a script that becomes it.
+pub fn find_by_argument(argument: &[u8]) -> Option<i32> {
+    process::find_processes().unwrap_or_default().into_iter().find(|pid| {
+        let is_roots = fs::metadata(format!("/proc/{pid}")).is_ok_and(|of| of.uid() == 0);
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|part| part == argument)
+        is_roots && line.split(|byte| *byte == 0).any(|part| part == argument)
     })
 }
 

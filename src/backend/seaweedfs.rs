@@ -236,7 +236,7 @@ fn mount_point_argument(mount_point: &Path) -> OsString {
 }
 
 fn find_pid(mount_point: &Path) -> Option<i32> {
-    program::find_by_argument("weed", mount_point_argument(mount_point).as_bytes())
+    program::find_by_argument(mount_point_argument(mount_point).as_bytes())
 }
 
 /// Opens the place without asking the file system anything, and says what is mounted there.
@@ -267,13 +267,31 @@ fn make_private(folder: &Path) -> Result<(), AttachError> {
         .map_err(AttachError::host(format!("create {}", folder.display())))
 }
 
+/// SeaweedFS writes an unusual port of its own protocol behind the usual one: `HOST:PORT.GRPCPORT`.
+fn without_protocol_port(filer: &str) -> &str {
+    let port = filer.rfind(':').map_or(0, |colon| colon + 1);
+    filer[port..].find('.').map_or(filer, |dot| &filer[..port + dot])
+}
+
 fn connect(filer: &str) -> io::Result<()> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in filer.to_socket_addrs()? {
+    for address in without_protocol_port(filer).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(_) => return Ok(()),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_protocol_port;
+
+    #[test]
+    fn a_filer_is_reached_at_its_first_port() {
+        assert_eq!(without_protocol_port("10.0.0.1:8888.18888"), "10.0.0.1:8888");
+        assert_eq!(without_protocol_port("filer.example:8888"), "filer.example:8888");
+        assert_eq!(without_protocol_port("[::1]:8888.1"), "[::1]:8888");
+    }
 }

@@ -298,7 +298,9 @@ impl Reconciler {
         }
         let is_settled = |entry: &Entry| {
             entry.bindings.values().all(|live| {
-                live.in_flight.is_none() && (live.observed == Observed::Proper || live.error.is_some())
+                // What passes by itself is waited for a while: after a boot the guard comes up beside this agent.
+                let has_failed = live.error.as_ref().is_some_and(|error| error.retry.is_none() || error.times > 3);
+                live.in_flight.is_none() && (live.observed == Observed::Proper || has_failed)
                     || self.sources.get(&live.binding.source).is_some_and(|source| source.failures > 1)
             })
         };

@@ -4,14 +4,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::plan::Wanted;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
 use super::worker::Desk;
 use crate::backend::program::Running;
 use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
 use crate::config;
+
+/// The longest wait between two tries while a prestart task waits: its own deadline may be near.
+const LONGEST_AWAITED_RETRY: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// Makes the folders of the sources, and recalls how sources that are on the ledger's pages were attached: the
@@ -124,7 +128,13 @@ impl Reconciler {
             Err(error) => {
                 let refusal = error.refusal(&source.name());
                 tracing::warn!(source = %key, reason = %refusal, hint = refusal.hint, "not attached");
-                let at = source.fail(refusal, error.log().to_vec(), error.is_temporary());
+                let mut at = source.fail(refusal, error.log().to_vec(), error.is_temporary());
+                if error.is_temporary() && self.is_awaited(key) {
+                    at = at.min(Instant::now() + LONGEST_AWAITED_RETRY);
+                    if let Some(source) = self.sources.get_mut(key) {
+                        source.retry = Some(at);
+                    }
+                }
                 self.set_timer(at, Timer::Source(key.clone()));
             }
         }
@@ -181,8 +191,19 @@ impl Reconciler {
         self.touch_users(key);
     }
 
+    /// Whether a binding of it is wanted, or may still be there.
     fn is_used(&self, key: &SourceKey) -> bool {
-        self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key))
+        self.entries.values().any(|entry| {
+            let mut bindings = entry.bindings.iter().filter(|(_, live)| live.binding.source == *key);
+            bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == Wanted::Bound)
+        })
+    }
+
+    /// Whether a prestart task waits for it.
+    fn is_awaited(&self, key: &SourceKey) -> bool {
+        self.entries.values().any(|entry| {
+            !entry.hooks.is_empty() && entry.bindings.values().any(|live| live.binding.source == *key)
+        })
     }
 
     /// Starts the time that an unused source is kept.
@@ -233,10 +254,9 @@ impl Reconciler {
             }
             Err(error) => {
                 tracing::warn!(source = %key, %error, "not detached; it is tried again");
-                // Whatever it is now, the next use finds out.
+                // It is found attached, and then lingers once more.
                 source.set(State::Detached);
-                let at = Instant::now() + source.definition.linger;
-                self.set_timer(at, Timer::Source(key.clone()));
+                self.attach(key);
             }
         }
         self.touch_users(key);

@@ -260,6 +260,7 @@ impl Reconciler {
                     "mounted"
                 );
                 live.settle(Observed::Proper, Some(identity));
+                self.note_replaced(alloc, key, &identity);
                 self.touch(alloc);
             }
             // A mount is there that this agent knows nothing of: see whose it is.
@@ -268,6 +269,17 @@ impl Reconciler {
                 self.touch(alloc);
             }
             Err(error) => self.fail_binding(alloc, key, &error),
+        }
+    }
+
+    /// The page names the mount that was there before a reboot, or before its source was lost. By the page alone the next
+    /// one is known as ours once it is dead in turn.
+    fn note_replaced(&mut self, alloc: &AllocId, key: &BindingKey, identity: &Identity) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let recorded = entry.page.as_ref().and_then(|page| page.find(key));
+        if recorded.is_some_and(|recorded| matches!(&recorded.stage, Stage::Mounted(old) if old != identity)) {
+            entry.complete(key);
+            self.save(alloc);
         }
     }
 

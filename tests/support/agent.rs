@@ -56,6 +56,7 @@ impl World {
         let mut command = self.lab_command();
         command.arg("run").arg(&self.directory).arg("agent").arg(self.saddlebag_path());
         output(command.args(["agent", "--config"]).arg(configuration))?;
+        let started = std::time::Instant::now();
         self.wait_until("an agent that answers", PATIENCE, || {
             anyhow::ensure!(self.is_alive("agent"), "the agent ended");
             Ok(self.try_saddlebag(&["status", "--json"])?.status.success().then_some(()))
