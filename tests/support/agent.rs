@@ -57,7 +57,12 @@ impl World {
         command.arg("run").arg(&self.directory).arg("agent").arg(self.saddlebag_path());
         output(command.args(["agent", "--config"]).arg(configuration))?;
         self.wait_until("an agent that answers", PATIENCE, || {
-            anyhow::ensure!(self.agent_pid().is_some(), "the agent ended");
+            // By its pid alone: what was started just now is not the agent by its arguments yet.
+            let pid = std::fs::read_to_string(self.directory.join("agent.pid"))?;
+            let pid = pid.split(' ').next().unwrap_or_default().trim();
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let runs = state.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'));
+            anyhow::ensure!(runs, "the agent ended");
             Ok(self.try_saddlebag(&["status", "--json"])?.status.success().then_some(()))
         })
     }
@@ -125,6 +130,10 @@ impl World {
             // A zombie's command line is empty.
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            // A guard's keeper has a guard's arguments and one more.
+            if arguments.contains(&b"--keeper".as_slice()) {
+                return None;
+            }
             let names = |word: &str| arguments.iter().skip(1).any(|argument| *argument == word.as_bytes());
             let started = arguments.first()?.ends_with(b"saddlebag") || arguments.first()?.ends_with(b"exe");
             (started && names(verb) && (names(place) || names(&format!("--run-dir={place}")))).then_some(pid)
