@@ -56,7 +56,6 @@ impl World {
         let mut command = self.lab_command();
         command.arg("run").arg(&self.directory).arg("agent").arg(self.saddlebag_path());
         output(command.args(["agent", "--config"]).arg(configuration))?;
-        let started = std::time::Instant::now();
         self.wait_until("an agent that answers", PATIENCE, || {
             anyhow::ensure!(self.is_alive("agent"), "the agent ended");
             Ok(self.try_saddlebag(&["status", "--json"])?.status.success().then_some(()))
@@ -133,6 +132,10 @@ impl World {
             // A zombie's command line is empty.
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            // A guard's keeper has a guard's arguments and one more.
+            if arguments.contains(&b"--keeper".as_slice()) {
+                return None;
+            }
             let names = |word: &str| arguments.iter().skip(1).any(|argument| *argument == word.as_bytes());
             let started = arguments.first()?.ends_with(b"saddlebag") || arguments.first()?.ends_with(b"exe");
             (started && names(verb) && (names(place) || names(&format!("--run-dir={place}")))).then_some(pid)

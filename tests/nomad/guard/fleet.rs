@@ -106,8 +106,8 @@ impl Ship {
     pub fn mount_id(&self, scene: &Scene) -> anyhow::Result<Option<String>> {
         let place = scene.place(self.driver, &self.alloc);
         let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let found = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        Ok(found.filter(|words| place.to_str() == Some(words[4])).map(|words| words[0].to_owned()).next_back())
+        let mut found = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        Ok(found.rfind(|words| place.to_str() == Some(words[4])).map(|words| words[0].to_owned()))
     }
 
     /// The processes of its main task, the oldest first.

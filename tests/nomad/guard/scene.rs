@@ -33,13 +33,19 @@ pub struct Shared(MutexGuard<'static, Option<Scene>>);
 impl std::ops::Deref for Shared {
     type Target = Scene;
     fn deref(&self) -> &Scene {
-        self.0.as_ref().expect("made by `take`")
+        match self.0.as_ref() {
+            Some(scene) => scene,
+            None => unreachable!("made by `take`"),
+        }
     }
 }
 
 impl std::ops::DerefMut for Shared {
     fn deref_mut(&mut self) -> &mut Scene {
-        self.0.as_mut().expect("made by `take`")
+        match self.0.as_mut() {
+            Some(scene) => scene,
+            None => unreachable!("made by `take`"),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Others than Nomad's collection who open what is guarded.
 
-use super::fleet::{Fleet, Plan};
+use super::fleet::{Fleet, Plan, Ship};
 use super::scene::{SOON, Scene, calm};
 use crate::support::require;
+use anyhow::Context as _;
 use std::process::Command;
 
 const WRITES: &str = "trap 'exit 0' TERM INT\nn=0\nwhile :; do\n  n=$((n + 1))\n  echo $n >> $V/lines\n  \
@@ -10,8 +11,8 @@ const WRITES: &str = "trap 'exit 0' TERM INT\nn=0\nwhile :; do\n  n=$((n + 1))\n
 
 /// What is mounted where; nothing of it may change while visitors come.
 fn mounts(scene: &Scene, fleet: &Fleet) -> anyhow::Result<Vec<String>> {
-    let ids: Vec<Option<String>> = fleet.0.iter().map(|ship| ship.mount_id(scene)).collect::<Result<_, _>>()?;
-    Ok(ids.into_iter().map(|id| id.expect("every ship has its mount")).collect())
+    let id = |ship: &Ship| ship.mount_id(scene)?.with_context(|| format!("{} has no mount", ship.job));
+    fleet.0.iter().map(id).collect()
 }
 
 /// Every task still writes, and has started once only.
