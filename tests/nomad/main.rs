@@ -7,5 +7,6 @@ mod backends;
 mod crash;
 mod examples;
 mod guard;
+mod refusals;
 mod secured;
 mod words;
