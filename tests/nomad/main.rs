@@ -9,4 +9,5 @@ mod examples;
 mod guard;
 mod refusals;
 mod secured;
+mod sockets;
 mod words;
