@@ -10,5 +10,7 @@ mod backends;
 mod crash;
 mod examples;
 mod guard;
+mod refusals;
 mod secured;
+mod sockets;
 mod words;
