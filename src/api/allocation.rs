@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
@@ -27,7 +27,8 @@ use crate::sys::{inode, resolve};
 pub const NAME: &str = "saddlebag.sock";
 /// Connections at a time: an allocation has one hook, and a few tasks that may look.
 const MOST_CONNECTIONS: usize = 8;
-/// The first wait for Nomad to make the directory; doubled up to the longest.
+/// The first wait for Nomad to make the directory. Each wait is an eighth of the time that has passed, between this and
+/// the longest: the directory is there some ten milliseconds before the hook asks, and the socket should be too.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// The longest wait.
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
@@ -40,27 +41,31 @@ struct Own {
 
 /// Waits for Nomad to make the allocation's directory, makes the socket there, and serves it until it is ended.
 pub async fn serve(alloc_root: PathBuf, alloc: AllocId, handle: Handle) {
-    let mut wait = FIRST_LOOK;
+    let begun = Instant::now();
     let listener = loop {
-        match listen(&alloc_root, &alloc) {
+        let wait = match listen(&alloc_root, &alloc) {
             Ok(listener) => break listener,
-            Err(ListenError::NotYet) => {}
+            Err(ListenError::NotYet) => (begun.elapsed() / 8).clamp(FIRST_LOOK, LONGEST_LOOK),
             Err(ListenError::Other(error)) => {
                 tracing::warn!(alloc = %alloc, %error, "no socket in the allocation's directory");
-                wait = LONGEST_LOOK;
+                LONGEST_LOOK
             }
-        }
+        };
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_LOOK);
     };
-    let router = Router::new()
+    // Made for each connection: kept ready for every allocation of a node it is most of an idle agent's memory.
+    let own = Own { handle, alloc };
+    serve::accept(listener, MOST_CONNECTIONS, move |_| Some(route(own.clone()))).await;
+}
+
+fn route(own: Own) -> Router {
+    Router::new()
         .route("/v1/mount", post(mount))
         .route("/v1/status", get(status))
         .route("/v1/allocation/{prefix}", get(explain))
         .fallback(serve::no_such_path)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(Own { handle, alloc });
-    serve::accept(listener, MOST_CONNECTIONS, move |_| Some(router.clone())).await;
+        .with_state(own)
 }
 
 enum ListenError {
