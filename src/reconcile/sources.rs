@@ -201,9 +201,9 @@ impl Reconciler {
 
     /// Whether a prestart task waits for it.
     fn is_awaited(&self, key: &SourceKey) -> bool {
-        self.entries.values().any(|entry| {
-            !entry.hooks.is_empty() && entry.bindings.values().any(|live| live.binding.source == *key)
-        })
+        self.entries
+            .values()
+            .any(|entry| !entry.hooks.is_empty() && entry.bindings.values().any(|live| live.binding.source == *key))
     }
 
     /// Starts the time that an unused source is kept.

@@ -122,7 +122,8 @@ fn status(world: &World) -> anyhow::Result<Value> {
 fn source(world: &World, backend: &str) -> anyhow::Result<Value> {
     let status = status(world)?;
     let mut sources = status["sources"].as_array().context("status lists sources")?.iter();
-    let found = sources.find(|source| source["name"].as_str().is_some_and(|name| name.split(',').any(|n| n == backend)));
+    let found =
+        sources.find(|source| source["name"].as_str().is_some_and(|name| name.split(',').any(|n| n == backend)));
     Ok(found.with_context(|| format!("no source {backend} in {status:#}"))?.clone())
 }
 
@@ -162,7 +163,8 @@ fn script(world: &World, name: &str, text: &str) -> anyhow::Result<PathBuf> {
 /// A backend and a volume of it that is created at first use, for each name; `options` are the backends'.
 fn seaweedfs(filer: &str, name: &str, options: &str) -> anyhow::Result<String> {
     let weed = crate::support::tool("weed").context("no weed")?;
-    let program = if options.contains("program") { String::new() } else { format!("  program = \"{}\"\n", weed.display()) };
+    let program =
+        if options.contains("program") { String::new() } else { format!("  program = \"{}\"\n", weed.display()) };
     Ok(format!(
         "backend \"seaweedfs\" \"{name}\" {{\n  filer = \"{filer}\"\n{program}{options}\n}}\n\
          volume \"{name}\" {{\n  backend = \"{name}\"\n  path = \"{name}-volume\"\n  create = true\n  owner = \"65534:65534\"\n  mode = \"0750\"\n}}\n"

@@ -69,7 +69,8 @@ fn assert_a_job_gets_its_volume(world: &World, name: &str, volumes: &Path, socke
 fn configuration(world: &World, more: &str) -> anyhow::Result<(String, PathBuf)> {
     let volumes = world.directory().join("volumes");
     std::fs::create_dir(&volumes)?;
-    let text = format!("backend \"host\" \"local\" {{\n  path = \"{}\"\n  dynamic = true\n}}\n{more}", volumes.display());
+    let text =
+        format!("backend \"host\" \"local\" {{\n  path = \"{}\"\n  dynamic = true\n}}\n{more}", volumes.display());
     Ok((text, volumes))
 }
 
@@ -111,7 +112,15 @@ fn the_policy_that_is_shipped_is_enough_and_a_token_is_read_anew() -> anyhow::Re
     let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/nomad/saddlebag-policy.hcl");
     world.nomad(&["acl", "policy", "apply", "saddlebag", policy])?;
     let token = || -> anyhow::Result<Value> {
-        let made = world.nomad(&["acl", "token", "create", "-name=saddlebag", "-type=client", "-policy=saddlebag", "-json"])?;
+        let made = world.nomad(&[
+            "acl",
+            "token",
+            "create",
+            "-name=saddlebag",
+            "-type=client",
+            "-policy=saddlebag",
+            "-json",
+        ])?;
         Ok(serde_json::from_str(&made)?)
     };
     let text_of = |token: &Value, key: &str| token[key].as_str().map(str::to_owned).context("a token has it");
@@ -143,9 +152,8 @@ fn the_policy_that_is_shipped_is_enough_and_a_token_is_read_anew() -> anyhow::Re
     std::fs::remove_file(&file)?;
     world.kill_agent()?;
     world.start_agent(&text)?;
-    let reason = world.wait_until("a reason in status", PATIENCE, || {
-        Ok(nomad_of(&world)?["reason"].as_str().map(str::to_owned))
-    })?;
+    let reason = world
+        .wait_until("a reason in status", PATIENCE, || Ok(nomad_of(&world)?["reason"].as_str().map(str::to_owned)))?;
     assert!(reason.contains(file.to_str().context("a path in UTF-8")?), "{reason}");
     Ok(())
 }

@@ -37,10 +37,18 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
     ];
     world.start_agent(&configuration.join("\n"))?;
 
-    assert_says(&run_refused(&world, "strict", "strict")?, 78, &["volume strict has no directory no/such/directory", "create"]);
+    assert_says(
+        &run_refused(&world, "strict", "strict")?,
+        78,
+        &["volume strict has no directory no/such/directory", "create"],
+    );
     assert_says(&run_refused(&world, "missing", "missing")?, 69, &["the program weed is not installed", "no-weed"]);
     assert_says(&run_refused(&world, "down", "down")?, 69, &["no connection to filer 127.0.0.1:1", "refused"]);
-    assert_says(&run_refused(&world, "exits", "exits")?, 69, &["exits ended before its mount was there", "no licence for this filer"]);
+    assert_says(
+        &run_refused(&world, "exits", "exits")?,
+        69,
+        &["exits ended before its mount was there", "no licence for this filer"],
+    );
     assert_says(&run_refused(&world, "hangs", "hangs")?, 69, &["hangs did not mount within 2s", "waiting for nothing"]);
     assert_eq!(mount_programs(&world)?.len(), 1, "only the good backend's program runs");
 

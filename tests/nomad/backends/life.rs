@@ -92,9 +92,9 @@ fn a_dead_program_is_replaced_as_often_as_it_dies() -> anyhow::Result<()> {
             Ok((source["state"] == "attached" && source["pid"].as_u64() != Some(pid.into())).then_some(()))
         })?;
         world.wait_until("a binding that is whole again", PATIENCE, || {
-            let is_mounted = status(&world)?["bindings"].as_array().is_some_and(|all| {
-                all.iter().any(|one| one["alloc"] == old.as_str() && one["state"] == "mounted")
-            });
+            let is_mounted = status(&world)?["bindings"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["alloc"] == old.as_str() && one["state"] == "mounted"));
             if !is_mounted {
                 return Ok(None);
             }

@@ -76,13 +76,7 @@ fn an_agent_killed_before_any_step_is_followed_by_one_that_converges() -> anyhow
     Ok(())
 }
 
-fn come_in(
-    world: &World,
-    configuration: &str,
-    name: &str,
-    volume: &Path,
-    step: (&str, u32),
-) -> anyhow::Result<()> {
+fn come_in(world: &World, configuration: &str, name: &str, volume: &Path, step: (&str, u32)) -> anyhow::Result<()> {
     let killer = Killer::attach(world, step)?;
     world.run_job(&job(name, name, "exec sleep 1000"), &[])?;
     killer.wait(world)?;
@@ -128,7 +122,11 @@ fn go_out(
     let before = crate::support::checksums(volume)?;
     let alloc = world.wait_running(name)?;
     let killer = Killer::attach(world, step)?;
-    if purge { world.stop_purge(name)? } else { world.stop(name)? }
+    if purge {
+        world.stop_purge(name)?
+    } else {
+        world.stop(name)?
+    }
     killer.wait(world)?;
     world.start_agent(configuration)?;
     if !purge {
