@@ -105,9 +105,8 @@ fn create_volume(root: BorrowedFd<'_>, binding: &Binding) -> Result<OwnedFd, Bin
     let (Some(above), Some(name)) = (volume.path.parent(), volume.path.file_name()) else {
         return Err(BindError::NoSuchDirectory);
     };
-    let failed = |error: inode::InodeError| {
-        BindError::host("set the owner and mode of the new volume")(io::Error::other(error))
-    };
+    let failed =
+        |error: inode::InodeError| BindError::host("set the owner and mode of the new volume")(io::Error::other(error));
     let parent = resolve::make_beneath(root, above, 0o755).map_err(BindError::Volume)?.directory;
     let mut draft = OsString::from(".");
     // A name has at most 255 bytes.

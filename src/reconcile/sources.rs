@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::plan::{Observed, Wanted};
+use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
 use super::worker::Desk;
@@ -122,7 +122,7 @@ impl Reconciler {
                     self.watch_program(key, pid);
                 }
                 self.doubt_bindings(key);
-                // Nobody may come for it after all, and then nobody leaves it either.
+                // It may have come up after the end of its lingering, which found nothing to detach then.
                 self.linger(key);
             }
             Err(error) => {
@@ -195,15 +195,15 @@ impl Reconciler {
     fn is_used(&self, key: &SourceKey) -> bool {
         self.entries.values().any(|entry| {
             let mut bindings = entry.bindings.iter().filter(|(_, live)| live.binding.source == *key);
-            bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == Wanted::Bound)
+            bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == super::plan::Wanted::Bound)
         })
     }
 
     /// Whether a prestart task waits for it.
     fn is_awaited(&self, key: &SourceKey) -> bool {
-        self.entries.values().any(|entry| {
-            !entry.hooks.is_empty() && entry.bindings.values().any(|live| live.binding.source == *key)
-        })
+        self.entries
+            .values()
+            .any(|entry| !entry.hooks.is_empty() && entry.bindings.values().any(|live| live.binding.source == *key))
     }
 
     /// Starts the time that an unused source is kept.
