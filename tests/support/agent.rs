@@ -57,9 +57,16 @@ impl World {
         command.arg("run").arg(&self.directory).arg("agent").arg(self.saddlebag_path());
         output(command.args(["agent", "--config"]).arg(configuration))?;
         self.wait_until("an agent that answers", PATIENCE, || {
-            anyhow::ensure!(self.agent_pid().is_some(), "the agent ended");
+            anyhow::ensure!(self.is_alive("agent"), "the agent ended");
             Ok(self.try_saddlebag(&["status", "--json"])?.status.success().then_some(()))
         })
+    }
+
+    /// Whether a process that the lab started is there still. A fresh one is there before it has a command line of its own.
+    fn is_alive(&self, name: &str) -> bool {
+        let file = std::fs::read_to_string(self.directory.join(format!("{name}.pid"))).unwrap_or_default();
+        let stat = file.split(' ').next().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        stat.is_some_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
     }
 
     /// The agent's process, while it runs.

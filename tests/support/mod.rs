@@ -21,7 +21,7 @@ pub use files::{checksums, mounts_below};
 pub use lab::{Lab, tool};
 pub use skip::{missing, skip};
 pub use wait::{tail, wait_until};
-pub use world::{Options, World};
+pub use world::{Options, PATIENCE, World};
 
 /// Ends the test as skipped where one of the named things is missing: a program, or `root`.
 ///

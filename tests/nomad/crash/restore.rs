@@ -1,0 +1,89 @@
+//! The start after a reboot: the ledger's pages are there, and no mount is.
+
+use super::*;
+use crate::support::{PATIENCE, require};
+use nix::mount::{MntFlags, umount2};
+use std::os::unix::net::UnixDatagram;
+
+#[test]
+fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed");
+    let mut world = World::new("restore")?;
+    let configuration = configuration(&world, 1)?;
+    let volume = world.directory().join("volumes/v0");
+    world.start_agent(&configuration)?;
+    world.run_job(&job("kept", "v0", "exec sleep 1000"), &[])?;
+    let alloc = world.wait_running("kept")?;
+    world.wait_until("a complete page", PATIENCE, || Ok(is_recorded(&world, &alloc)?.then_some(())))?;
+    let before = pages(&world)?;
+
+    unmount_as_a_reboot_does(&world, &alloc)?;
+    start_until_ready(&world)?;
+    assert_restored(&world, &volume, &alloc)?;
+    assert_ne!(pages(&world)?, before, "the ledger knows the new mounts");
+
+    // Nomad comes up after the agent, and starts tasks at once that find their mounts by then.
+    world.kill_nomad()?;
+    unmount_as_a_reboot_does(&world, &alloc)?;
+    start_until_ready(&world)?;
+    assert_restored(&world, &volume, &alloc)?;
+
+    world.start_nomad_again()?;
+    world.nomad(&["alloc", "restart", &alloc, "linked"])?;
+    world.nomad(&["alloc", "restart", &alloc, "mounted"])?;
+    for task in ["linked", "mounted"] {
+        world.wait_until(&format!("another start of {task}"), PATIENCE, || {
+            Ok((std::fs::read_to_string(volume.join(task))?.lines().count() == 2).then_some(()))
+        })?;
+    }
+    world.stop_purge("kept")?;
+    world.wait_dead("kept")?;
+    world.system_gc()?;
+    world.wait_alloc_dir_gone(&alloc)?;
+    wait_nothing_left(&world, &volume)?;
+    assert_eq!(std::fs::read_to_string(volume.join("mounted"))?, format!("{alloc}\n{alloc}\n"));
+    Ok(())
+}
+
+fn unmount_as_a_reboot_does(world: &World, alloc: &str) -> anyhow::Result<()> {
+    world.stop_agent()?;
+    world.kill_guard()?;
+    for place in places(world, alloc) {
+        umount2(&place, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {}", place.display()))?;
+    }
+    Ok(())
+}
+
+/// Starts the agent as a service manager does, and returns when it has said that it is ready.
+fn start_until_ready(world: &World) -> anyhow::Result<()> {
+    let path = world.directory().join("notify.sock");
+    let _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let (program, configuration) = (world.saddlebag_path(), world.directory().join("agent.hcl"));
+    let arguments = [
+        format!("NOTIFY_SOCKET={}", path.display()),
+        program.display().to_string(),
+        "agent".to_owned(),
+        "--config".to_owned(),
+        configuration.display().to_string(),
+    ];
+    world.run("agent", Path::new("/usr/bin/env"), &arguments.each_ref().map(String::as_str))?;
+    let mut said = [0_u8; 4096];
+    loop {
+        let length = socket.recv(&mut said).context("waiting for READY=1")?;
+        if said[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+            return Ok(());
+        }
+    }
+}
+
+/// At once: the agent has said that all is there.
+fn assert_restored(world: &World, volume: &Path, alloc: &str) -> anyhow::Result<()> {
+    let mut points: Vec<PathBuf> = host_mounts_of(volume)?.into_iter().map(|(_, point)| point).collect();
+    points.sort();
+    let mut expected = places(world, alloc);
+    expected.sort();
+    assert_eq!(points, expected);
+    Ok(())
+}
