@@ -260,11 +260,13 @@ fn with_parent(
 }
 
 fn make_private(folder: &Path) -> Result<(), AttachError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(AttachError::host(format!("create {}", folder.display())))
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+        // A dead mount is there and is no directory to stat(2): what it is, whoever opens it finds out.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(AttachError::host(format!("create {}", folder.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// SeaweedFS writes an unusual port of its own protocol behind the usual one: `HOST:PORT.GRPCPORT`.
