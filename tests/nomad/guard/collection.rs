@@ -4,6 +4,7 @@ use super::fleet::{BACKENDS, DRIVERS, Fleet, Plan, Ship};
 use super::scene::{SOON, Scene, calm, uptime};
 use crate::support::{Options, require};
 use anyhow::Context as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -11,7 +12,17 @@ fn a_purge_and_a_collection_never_empty_a_volume() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let mut scene = calm()?;
     let fleet = Fleet::start(&mut scene, &Plan::default())?;
-    fleet.end(&scene)
+    fleet.end(&scene)?;
+    // The filer itself has it, not only the cache of a mount.
+    for ship in fleet.0.iter().filter(|ship| ship.job.contains("weed")) {
+        let path: Vec<_> = ship.volume.iter().rev().take(2).filter_map(|name| name.to_str()).collect();
+        let address = format!("http://{}/{}/{}/ledger", scene.world.lab().filer, path[1], path[0]);
+        let got = Command::new("curl").args(["-sSf", "--noproxy", "*", "--max-time", "10", &address]).output()?;
+        assert!(got.status.success(), "{address}: {}", String::from_utf8_lossy(&got.stderr));
+        assert_eq!(got.stdout, std::fs::read(ship.volume.join("ledger"))?, "{address}");
+        assert!(!got.stdout.is_empty());
+    }
+    Ok(())
 }
 
 #[test]
