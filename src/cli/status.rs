@@ -121,15 +121,21 @@ fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {
     table::plain(header, bindings.iter().map(row))
 }
 
+/// A state as the verb of a sentence.
+fn is_in(state: &str) -> String {
+    if state == "failed" { "has failed".to_owned() } else { format!("is {state}") }
+}
+
 /// One line for each reason, in full.
 fn troubles(status: &Status) -> Vec<String> {
     let sources = status.sources.iter().filter_map(|source| {
         let reason = source.reason.as_ref()?;
-        Some(format!("Source {} is {}: {}", one_line(&source.name), one_line(&source.state), sentence(reason)))
+        Some(format!("Source {} {}: {}", one_line(&source.name), one_line(&is_in(&source.state)), sentence(reason)))
     });
     let volumes = status.bindings.iter().filter_map(|binding| {
         let BindingStatus { volume, task, job, alloc, state, reason: Some(reason), .. } = binding else { return None };
-        let what = format!("Volume {volume} for task {task} of job {job} (allocation {}) is {state}", short(alloc));
+        let what =
+            format!("Volume {volume} for task {task} of job {job} (allocation {}) {}", short(alloc), is_in(state));
         Some(format!("{}: {}", one_line(&what), sentence(reason)))
     });
     sources.chain(volumes).collect()

@@ -222,7 +222,7 @@ impl Reconciler {
             failed.map(|error| error.refusal.clone()).or_else(|| {
                 let source = self.sources.get(&live.binding.source)?;
                 match &source.state {
-                    State::Failed(refusal, _) if !source.is_worth_waiting => Some(refusal.clone()),
+                    State::Failed(refusal, _) if !source.is_worth_waiting => Some(of_volume(live, refusal)),
                     _ => None,
                 }
             })
@@ -255,7 +255,7 @@ impl Reconciler {
             }
             let Some(source) = self.sources.get(&live.binding.source) else { continue };
             if let State::Failed(refusal, _) = &source.state {
-                return refusal.clone();
+                return of_volume(live, refusal);
             }
             if live.observed != Observed::Proper {
                 return Refusal {
@@ -275,6 +275,11 @@ impl Reconciler {
             hint: Some("look at the disk of the agent's state_dir".into()),
         }
     }
+}
+
+/// What is wrong with a source, said to a job, which knows its volume by name and not where it comes from.
+fn of_volume(live: &Live, refusal: &Refusal) -> Refusal {
+    Refusal { message: format!("volume {}: {}", live.binding.volume.name, refusal.message), ..refusal.clone() }
 }
 
 fn ready(entry: &Entry) -> MountReply {

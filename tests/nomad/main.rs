@@ -10,6 +10,7 @@ mod backends;
 mod crash;
 mod examples;
 mod guard;
+mod looks;
 mod refusals;
 mod secured;
 mod sockets;
