@@ -98,8 +98,8 @@ pub struct Entry {
     pub durable: u64,
     /// Whether the ledger's desk is at the page.
     pub saving: bool,
-    /// The bindings.
-    pub bindings: BTreeMap<BindingKey, Live>,
+    /// The bindings. Boxed: a map's smallest node has room for eleven, and most allocations have one.
+    pub bindings: BTreeMap<BindingKey, Box<Live>>,
     /// The hooks that wait.
     pub hooks: Vec<WaitingHook>,
     /// Its last hook failed, so that none of its bindings is wanted until the next one asks.
@@ -140,7 +140,7 @@ impl Entry {
         for recorded in &page.bindings {
             let mut live = Live::new(recorded.binding.clone());
             live.intent = Some(0);
-            entry.bindings.insert(recorded.binding.key.clone(), live);
+            entry.bindings.insert(recorded.binding.key.clone(), Box::new(live));
         }
         entry.hook_task = Some(page.hook_task.clone());
         entry.page = Some(page);
