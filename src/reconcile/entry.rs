@@ -115,8 +115,8 @@ pub struct Entry {
     pub saving: bool,
     /// The page could not be written; when that is tried again.
     pub save_again: Option<Instant>,
-    /// The bindings.
-    pub bindings: BTreeMap<BindingKey, Live>,
+    /// The bindings. Boxed: a map's smallest node has room for eleven, and most allocations have one.
+    pub bindings: BTreeMap<BindingKey, Box<Live>>,
     /// The hooks that wait.
     pub hooks: Vec<WaitingHook>,
     /// Its last hook failed, so that none of its bindings is wanted until the next one asks.
@@ -158,7 +158,7 @@ impl Entry {
         for recorded in &page.bindings {
             let mut live = Live::new(recorded.binding.clone());
             live.intent = Some(0);
-            entry.bindings.insert(recorded.binding.key.clone(), live);
+            entry.bindings.insert(recorded.binding.key.clone(), Box::new(live));
         }
         entry.hook_task = Some(page.hook_task.clone());
         entry.page = Some(page);

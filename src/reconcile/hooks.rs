@@ -157,7 +157,7 @@ impl Reconciler {
                     let mut live = Live::new(binding.clone());
                     // Nothing of this was ever on a page, so nothing of ours can be there.
                     live.observed = Observed::Missing;
-                    entry.bindings.insert(binding.key, live);
+                    entry.bindings.insert(binding.key, Box::new(live));
                 }
             }
         }

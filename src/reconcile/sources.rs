@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::plan::Wanted;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
 use super::worker::Desk;
@@ -194,7 +195,7 @@ impl Reconciler {
     fn is_used(&self, key: &SourceKey) -> bool {
         self.entries.values().any(|entry| {
             let mut bindings = entry.bindings.iter().filter(|(_, live)| live.binding.source == *key);
-            bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == super::plan::Wanted::Bound)
+            bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == Wanted::Bound)
         })
     }
 

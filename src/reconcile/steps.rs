@@ -73,7 +73,7 @@ impl Reconciler {
     }
 
     fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
-        self.entries.get_mut(alloc)?.bindings.get_mut(key)
+        self.entries.get_mut(alloc)?.bindings.get_mut(key).map(Box::as_mut)
     }
 
     fn intend(&mut self, alloc: &AllocId, keys: &[BindingKey]) {
