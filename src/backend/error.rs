@@ -58,6 +58,12 @@ pub enum AttachError {
         /// What belongs there.
         expected: &'static str,
     },
+    /// It is mounted, and does not answer as it should.
+    #[error("it is mounted, and does not answer: {source}")]
+    NoAnswer {
+        /// What it answers.
+        source: io::Error,
+    },
     /// The kernel or the disk refused something.
     #[error("cannot {what}: {source}")]
     Host {
@@ -81,7 +87,10 @@ impl AttachError {
 
     /// Whether the same may work in a moment, with nobody's help.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TooSlow { .. } | Self::ProgramEnded { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::TooSlow { .. } | Self::ProgramEnded { .. }
+        )
     }
 
     /// The mount program's own last lines.
@@ -113,7 +122,9 @@ impl AttachError {
                 Kind::Configuration,
                 format!("look at `findmnt {}` and unmount what does not belong there", at.display()),
             ),
-            Self::Host { .. } => (Kind::Unavailable, "see the agent's log on this client".to_owned()),
+            Self::NoAnswer { .. } | Self::Host { .. } => {
+                (Kind::Unavailable, "see the agent's log on this client".to_owned())
+            }
         };
         let cause = match self {
             Self::Unreachable { source, .. } => format!(": {source}"),

@@ -111,6 +111,8 @@ impl Seaweedfs {
                 pid: find_pid(&place.mount_point),
                 found: true,
             })),
+            // Its mount program is there and cannot answer: a second one beside it would have two clients write.
+            Err(error) if !is_dead(&error) => Err(AttachError::NoAnswer { source: error }),
             Err(error) => {
                 tracing::warn!(source = %place.key, %error, "the mount is dead: it is mounted again");
                 drop(root);
@@ -227,6 +229,12 @@ impl Backend for Seaweedfs {
         let _ = cgroup::remove(&place.key.0);
         Ok(())
     }
+}
+
+/// What the kernel answers for a FUSE mount whose server is gone (fuse(4)): nothing else says that it is.
+fn is_dead(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|dead| error.raw_os_error() == Some(dead.raw_os_error()))
 }
 
 fn mount_point_argument(mount_point: &Path) -> OsString {

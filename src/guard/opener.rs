@@ -73,8 +73,14 @@ impl Nomad {
         let is_known = known.iter().any(|nomad| {
             nomad.identity == Some(identity) || nomad.name.as_ref().is_some_and(|known| name == OsStr::new(known))
         });
-        if is_known || name == OsStr::new("nomad") { Opener::Nomad } else { Opener::Other }
+        if is_known || is_called_nomad(&name) { Opener::Nomad } else { Opener::Other }
     }
+}
+
+/// `nomad`, or what a version of it is often called: `nomad-1.10.5`, `nomad_linux`.
+fn is_called_nomad(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.strip_prefix(b"nomad").is_some_and(|rest| rest.is_empty() || rest[0] == b'-' || rest[0] == b'_')
 }
 
 /// Replaces a file in one step: a reader sees the old text or the new one.

@@ -13,10 +13,16 @@ use crate::job::Refusal;
 use crate::nomad::model::{AllocId, Allocation, TaskState};
 use crate::sys::identity::Identity;
 
+/// How long after a hook has asked Nomad's list is believed when it calls a task dead: the client reports a task that
+/// starts again some hundred milliseconds later.
+pub const BELIEVED_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A `saddlebag mount` that waits.
 pub struct WaitingHook {
     /// The task that asks, where it said so.
     pub task: Option<String>,
+    /// When it asked: what Nomad said before may be older than its task.
+    pub asked: Instant,
     /// Until when it is answered, at the latest.
     pub deadline: Instant,
     /// Whether the job's words have been read for it.
@@ -46,6 +52,10 @@ pub struct Live {
     pub already: bool,
     /// Its source or the guard has changed while a worker was at it: what the worker reports is looked at once more.
     pub doubted: bool,
+    /// A hook was told that it is there: it stays until its task is over, whatever later calls say.
+    pub promised: bool,
+    /// Numbers the look that a worker is at; it holds up nobody who takes the binding away.
+    pub looking: Option<u64>,
 }
 
 /// Why a step failed.
@@ -57,6 +67,8 @@ pub struct StepError {
     pub retry: Option<Instant>,
     /// How often it has failed in a row.
     pub times: u32,
+    /// No waiting mends it: a hook is refused. What a running task was promised is tried again all the same.
+    pub is_final: bool,
     /// It failed while the binding was being taken away: this holds back no attempt to bring it, nor the other way.
     pub leaving: bool,
 }
@@ -74,6 +86,8 @@ impl Live {
             since: Instant::now(),
             already: false,
             doubted: false,
+            promised: false,
+            looking: None,
         }
     }
 
@@ -103,6 +117,12 @@ pub struct Entry {
     pub missing: bool,
     /// Nomad has begun to remove its directory.
     pub collected: bool,
+    /// When Nomad's list last named it.
+    pub heard: Option<Instant>,
+    /// When its directory is looked at again, while Nomad's list does not name it.
+    pub look_at: Option<Instant>,
+    /// How often it was looked at.
+    pub looks: u32,
     /// The ledger's page as it is to be.
     pub page: Option<Record>,
     /// Counts the changes of the page.
@@ -137,6 +157,9 @@ impl Entry {
             allocation: None,
             missing: false,
             collected: false,
+            heard: None,
+            look_at: None,
+            looks: 0,
             page: None,
             generation: 0,
             visible: 0,
@@ -158,6 +181,7 @@ impl Entry {
         for recorded in &page.bindings {
             let mut live = Live::new(recorded.binding.clone());
             live.intent = Some(0);
+            live.promised = matches!(recorded.stage, Stage::Mounted(_));
             entry.bindings.insert(recorded.binding.key.clone(), Box::new(live));
         }
         entry.hook_task = Some(page.hook_task.clone());
@@ -168,7 +192,8 @@ impl Entry {
     /// What is wanted of a binding. A task's own state decides, never the allocation's `ClientStatus`, which can say
     /// `failed` while tasks still run; while Nomad says nothing, what is recorded stays.
     pub fn wanted(&self, key: &BindingKey) -> Wanted {
-        if self.withdrawn && !self.uses(key) {
+        let is_promised = self.bindings.get(key).is_some_and(|live| live.promised);
+        if self.withdrawn && !is_promised && !self.uses(key) {
             return Wanted::Gone;
         }
         let Some(allocation) = &self.allocation else {
@@ -272,6 +297,23 @@ impl Entry {
             page.bindings.retain(|recorded| recorded.binding.key != *key);
             self.generation += 1;
         }
+    }
+
+    /// Whether some task of a waiting hook's bindings is over by what Nomad said before, or just after, it asked. A
+    /// task that Nomad is about to start again is called dead until its client has said otherwise.
+    pub fn is_too_early(&self) -> bool {
+        let Some(asked) = self.hooks.iter().map(|hook| hook.asked).max() else { return false };
+        let is_fresh = self.heard.is_some_and(|heard| heard >= asked + BELIEVED_AFTER);
+        !is_fresh && !self.withdrawn && self.bindings.keys().any(|key| self.wanted(key) == Wanted::Gone)
+    }
+
+    /// The identity of a binding's mount, by this agent's proof or by the ledger.
+    pub fn identity(&self, key: &BindingKey) -> Option<Identity> {
+        let proved = self.bindings.get(key).and_then(|live| live.identity);
+        proved.or_else(|| match self.page.as_ref()?.find(key)?.stage {
+            Stage::Mounted(identity) => Some(identity),
+            Stage::Intended => None,
+        })
     }
 
     /// Whether everything that is wanted is proved, and on a page that survives a power cut.

@@ -181,4 +181,10 @@ pub enum UnbindError {
     /// The directory beneath.
     #[error("the directory beneath cannot be opened to removal")]
     Beneath(#[source] InodeError),
+    /// The mount is not where it was made, and the mount table cannot be read.
+    #[error("it is not where it was made, and the mount table cannot be read")]
+    Table(#[source] io::Error),
+    /// A mount is in the task's directory that may be it.
+    #[error("a mount at {} of the allocation's directory may be it, which no record proves", .0.display())]
+    Unexplained(std::path::PathBuf),
 }

@@ -79,8 +79,17 @@ fn open_or_self(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, resolve::R
     resolve::open_beneath(root, if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
 
-/// Opens the volume's directory within its source; makes it where its definition allows.
-fn open_volume(binding: &Binding, source: &Attached) -> Result<OwnedFd, BindError> {
+/// Whether a volume's directory may be made where it is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// Where its definition allows: nobody was ever promised what is in it.
+    AsDefined,
+    /// Never: it was there once, so that it is missing says that the wrong thing answers.
+    Never,
+}
+
+/// Opens the volume's directory within its source.
+fn open_volume(binding: &Binding, source: &Attached, creation: Creation) -> Result<OwnedFd, BindError> {
     let root = resolve::open_root(&source.root).map_err(BindError::Source)?;
     let now = identity::identify(root.as_fd()).map_err(BindError::host("look at the source"))?;
     if now != source.identity {
@@ -89,7 +98,9 @@ fn open_volume(binding: &Binding, source: &Attached) -> Result<OwnedFd, BindErro
     let volume = &binding.volume;
     let directory = match open_or_self(root.as_fd(), &volume.path) {
         Ok(directory) => directory,
-        Err(error) if error.is_missing() && volume.create => create_volume(root.as_fd(), binding)?,
+        Err(error) if error.is_missing() && volume.create && creation == Creation::AsDefined => {
+            create_volume(root.as_fd(), binding)?
+        }
         Err(error) if error.is_missing() => return Err(BindError::NoSuchDirectory),
         Err(error) => return Err(BindError::Volume(error)),
     };
@@ -168,12 +179,8 @@ pub fn observe(
     if !found.is_mount_root {
         return Ok((Observed::Missing, None));
     }
-    let directory = match open_volume(binding, source) {
-        Ok(directory) => directory,
-        // Its own directory is gone, so what is mounted there can be nothing but a former one.
-        Err(BindError::NoSuchDirectory) => return Ok((Observed::Stale, None)),
-        Err(error) => return Err(error),
-    };
+    // Where its own directory is missing, what is mounted stays as it is: more likely the wrong thing answers.
+    let directory = open_volume(binding, source, Creation::Never)?;
     let wanted = identity::identify(directory.as_fd()).map_err(BindError::host("look at the volume"))?;
     if shows(&found, &wanted) {
         mark(host, binding, top.as_fd())?;
@@ -197,8 +204,14 @@ fn mark(host: &Host, binding: &Binding, mount: BorrowedFd<'_>) -> Result<(), Bin
 ///
 /// # Errors
 /// [`BindError`]; nothing is mounted then.
-pub fn bind(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<Identity, BindError> {
-    let volume = open_volume(binding, source)?;
+pub fn bind(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    source: &Attached,
+    creation: Creation,
+) -> Result<Identity, BindError> {
+    let volume = open_volume(binding, source, creation)?;
     let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
     let site = match Site::of(host, alloc, binding) {
         Err(error) if error.is_missing() && binding.placement == Placement::Mount => {
@@ -237,13 +250,15 @@ pub fn bind(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) 
 /// # Errors
 /// As [`bind`].
 pub fn replace(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<Identity, BindError> {
+    // The volume is looked for before the dead mount is taken away.
+    drop(open_volume(binding, source, Creation::Never)?);
     let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
     let parent = site.open_parent().map_err(BindError::Destination)?;
     match mount::detach(parent.as_fd(), site.parent_and_name().1) {
         Ok(()) | Err(MountError::NotAMountPoint | MountError::Missing) => {}
         Err(error) => return Err(BindError::Mount(error)),
     }
-    bind(host, alloc, binding, source)
+    bind(host, alloc, binding, source, Creation::Never)
 }
 
 /// Makes the directory beneath a mount, and makes it refuse writes.
@@ -331,7 +346,13 @@ pub enum Force {
 ///
 /// # Errors
 /// [`UnbindError::Busy`] where somebody on this host has it open; it then stays as it is.
-pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> Result<(), UnbindError> {
+pub fn unbind(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    identity: Option<&Identity>,
+    force: Force,
+) -> Result<(), UnbindError> {
     if binding.placement == Placement::Link {
         unlink(host, alloc, binding)?;
     }
@@ -340,21 +361,53 @@ pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> 
         Err(error) if error.is_missing() => return Ok(()),
         Err(error) => return Err(UnbindError::Destination(error)),
     };
+    if take_away(&site, force)? == Found::Mount || binding.placement == Placement::Link {
+        remove_empty_directories(&site, alloc, binding);
+        return Ok(());
+    }
+    // The task owns the directories above its mount and may have renamed them, or put something in their place: that the
+    // mount is not where it was made does not say that it is gone.
+    for moved in find_moved(host, alloc, binding, identity)? {
+        tracing::warn!(%alloc, task = binding.key.task, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
+        take_away(&moved, force)?;
+        // Nothing but the mount's own directory: what lies above is where the task has put it.
+        let _ = resolve::remove_empty(moved.root.as_fd(), &moved.path);
+    }
+    remove_empty_directories(&site, alloc, binding);
+    Ok(())
+}
+
+/// What was at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// At least one mount, which is gone now.
+    Mount,
+    /// None.
+    Nothing,
+}
+
+/// Unmounts what is mounted at a site, and makes the directory beneath removable.
+fn take_away(site: &Site, force: Force) -> Result<Found, UnbindError> {
+    let is_nothing = |error: &resolve::ResolveError| {
+        use resolve::ResolveError::{Missing, NotADirectory, Symlink};
+        matches!(error, Missing(_) | Symlink(_) | NotADirectory(_))
+    };
     let parent = match site.open_parent() {
         Ok(parent) => parent,
-        Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return give_up_blocked(host, alloc, binding, error),
+        Err(error) if is_nothing(&error) => return Ok(Found::Nothing),
+        Err(error) => return Err(UnbindError::Destination(error)),
     };
     let name = site.parent_and_name().1;
+    let mut found = Found::Nothing;
     loop {
         let result = match force {
             Force::WhenUnused => mount::unmount(parent.as_fd(), name),
             Force::AtOnce => mount::detach(parent.as_fd(), name),
         };
         match result {
-            Ok(()) => {}
+            Ok(()) => found = Found::Mount,
             Err(MountError::NotAMountPoint) => break,
-            Err(MountError::Missing) => return Ok(()),
+            Err(MountError::Missing) => return Ok(found),
             Err(MountError::Busy) => return Err(UnbindError::Busy),
             Err(error) => return Err(UnbindError::Mount(error)),
         }
@@ -362,41 +415,70 @@ pub fn unbind(host: &Host, alloc: &AllocId, binding: &Binding, force: Force) -> 
     // One mount only from here on: whatever comes to be mounted meanwhile is refused, never opened.
     match resolve::open_beneath_on_one_mount(parent.as_fd(), Path::new(name)) {
         Ok(beneath) => match inode::set_immutable(beneath.as_fd(), false) {
-            Ok(()) | Err(inode::InodeError::Unsupported) => {}
-            Err(error) => return Err(UnbindError::Beneath(error)),
+            Ok(()) | Err(inode::InodeError::Unsupported) => Ok(found),
+            Err(error) => Err(UnbindError::Beneath(error)),
         },
-        Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return give_up_blocked(host, alloc, binding, error),
+        Err(error) if is_nothing(&error) => Ok(found),
+        Err(error) => Err(UnbindError::Destination(error)),
     }
-    remove_empty_directories(&site, alloc, binding);
-    Ok(())
 }
 
-/// A task has put a symbolic link or a file in the way of its binding, which is not followed. Where no mount is left
-/// below the task's directory, whatever it may have moved, there is nothing to take away.
-fn give_up_blocked(
+/// Where a binding's mount is now, below its allocation's directory, if it is not where it was made. Reads the whole
+/// mount table: a case that a task has to bring about.
+fn find_moved(
     host: &Host,
     alloc: &AllocId,
     binding: &Binding,
-    error: resolve::ResolveError,
-) -> Result<(), UnbindError> {
-    let is_blocked = matches!(error, resolve::ResolveError::Symlink(_) | resolve::ResolveError::NotADirectory(_));
-    if is_blocked && binding.placement == Placement::Mount && !has_mount(host, alloc, &binding.key.task) {
-        return Ok(());
+    identity: Option<&Identity>,
+) -> Result<Vec<Site>, UnbindError> {
+    let look = |source| UnbindError::Table(source);
+    let base = std::fs::canonicalize(&host.alloc_root).map_err(look)?.join(alloc.as_str());
+    let mut moved = Vec::new();
+    for entry in table::read_own().map_err(look)? {
+        let Ok(path) = entry.mount_point.strip_prefix(&base) else { continue };
+        let root = resolve::open_root(&host.alloc_root)
+            .and_then(|root| resolve::open_beneath(root.as_fd(), Path::new(alloc.as_str())))
+            .map_err(UnbindError::Destination)?;
+        let site = Site { root, path: path.to_owned() };
+        let Ok(found) = site.open_top().map_err(io::Error::other).and_then(|top| identity::identify(top.as_fd()))
+        else {
+            continue;
+        };
+        match identity {
+            Some(identity) if identity.mount_id == found.mount_id && identity.device == found.device => {
+                moved.push(site)
+            }
+            Some(_) => {}
+            // An agent died before it could note which mount it made: one in this task's directory that nobody explains
+            // may be it, and is left to a person rather than forgotten.
+            None if is_unexplained(&site.path, &binding.key.task) => return Err(UnbindError::Unexplained(site.path)),
+            None => {}
+        }
     }
-    Err(UnbindError::Destination(error))
+    Ok(moved)
 }
 
-/// Whether a mount that is not Nomad's own is anywhere below a task's directory; true where that cannot be told. Reads
-/// the whole mount table, since the mount's own path is not to be trusted.
-fn has_mount(host: &Host, alloc: &AllocId, task: &str) -> bool {
-    let (Ok(root), Ok(table)) = (std::fs::canonicalize(&host.alloc_root), table::read_own()) else { return true };
-    let directory = root.join(alloc.as_str()).join(task);
-    table.iter().filter_map(|entry| entry.mount_point.strip_prefix(&directory).ok()).any(|below| {
-        // Nomad mounts these on the task's directory itself, and a destination is never in them.
-        let nomads = ["alloc", "dev", "private", "proc", "secrets", "sys", "tmp"];
-        below.components().next().is_some_and(|first| !nomads.iter().any(|own| first.as_os_str() == *own))
-    })
+/// Whether a mount in a task's directory is not one of Nomad's own.
+fn is_unexplained(path: &Path, task: &str) -> bool {
+    let Ok(below) = path.strip_prefix(task) else { return false };
+    // Nomad mounts these on the task's directory itself, and a destination is never in them.
+    let nomads = ["alloc", "dev", "private", "proc", "secrets", "sys", "tmp"];
+    below.components().next().is_some_and(|first| !nomads.iter().any(|own| first.as_os_str() == *own))
+}
+
+/// Hands a mount that is there to the guard, asking its source nothing: another guard knows no mark of its
+/// predecessor's, and the mount is in reach of a collection whatever its server does.
+///
+/// # Errors
+/// [`BindError`] where the guard does not take it; a binding that is not mounted is no error.
+pub fn mark_anew(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), BindError> {
+    let top = match Site::of(host, alloc, binding).and_then(|site| site.open_top()) {
+        Ok(top) => top,
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(BindError::Destination(error)),
+    };
+    let found = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
+    if found.is_mount_root { mark(host, binding, top.as_fd()) } else { Ok(()) }
 }
 
 fn unlink(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), UnbindError> {

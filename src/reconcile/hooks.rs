@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::binding::{Binding, BindingKey};
-use super::entry::{Entry, Live, WaitingHook};
+use super::entry::{BELIEVED_AFTER, Entry, Live, WaitingHook};
 use super::plan::{Observed, Wanted};
 use super::reconciler::{Reconciler, Timer};
 use super::source::State;
@@ -36,10 +36,12 @@ impl Reconciler {
             return;
         }
         tracing::info!(alloc = %alloc, task = task.as_deref().unwrap_or("?"), "a task asks for its volumes");
-        entry.hooks.push(WaitingHook { task, deadline, read: false, reply });
-        if entry.allocation.is_none() {
-            // Nomad's client may start a task before our listing names its allocation.
+        let asked = Instant::now();
+        entry.hooks.push(WaitingHook { task, asked, deadline, read: false, reply });
+        // Nomad's client may start a task before our listing names its allocation; or start one again that it calls dead.
+        if entry.allocation.is_none() || entry.bindings.keys().any(|key| entry.wanted(key) == Wanted::Gone) {
             self.watch.refresh_now();
+            self.set_timer(asked + BELIEVED_AFTER, Timer::Allocation(alloc.clone()));
         }
         self.set_timer(deadline, Timer::Allocation(alloc.clone()));
         self.touch(&alloc);
@@ -54,12 +56,18 @@ impl Reconciler {
             return;
         }
         let is_read = entry.hooks.iter().all(|hook| hook.read);
-        if is_read && entry.is_ready() {
+        let is_too_early = entry.is_too_early();
+        if is_read && !is_too_early && entry.is_ready() {
             let reply = ready(entry);
+            if let Some(entry) = self.entries.get_mut(alloc) {
+                for live in entry.bindings.values_mut() {
+                    live.promised |= live.observed == Observed::Proper;
+                }
+            }
             self.answer_hooks(alloc, |_| true, &Ok(reply));
             return;
         }
-        if let Some(refusal) = self.find_final_refusal(alloc) {
+        if let Some(refusal) = self.find_final_refusal(alloc).filter(|_| !is_too_early) {
             self.refuse(alloc, &refusal);
             return;
         }
@@ -75,15 +83,19 @@ impl Reconciler {
         }
     }
 
+    /// Each task that asks has its own words read: two may ask before either is answered.
     fn read_for_hooks(&mut self, alloc: &AllocId) {
-        let Some(entry) = self.entries.get(alloc) else { return };
-        let Some(asking) = entry.hooks.iter().find(|hook| !hook.read) else { return };
-        let (Some(allocation), Some(node)) = (&entry.allocation, &self.nomad.node) else { return };
-        let task = asking.task.clone();
-        let wanted = self.read_job(allocation, task.as_deref(), node);
-        match wanted {
-            Ok((task, bindings)) => self.want(alloc, task, bindings),
-            Err(refusal) => self.refuse(alloc, &refusal),
+        while let Some(entry) = self.entries.get(alloc) {
+            let Some(asking) = entry.hooks.iter().find(|hook| !hook.read) else { return };
+            let (Some(allocation), Some(node)) = (&entry.allocation, &self.nomad.node) else { return };
+            let asking = asking.task.clone();
+            match self.read_job(allocation, asking.as_deref(), node) {
+                Ok((task, bindings)) => self.want(alloc, asking.as_deref(), task, bindings),
+                Err(refusal) => {
+                    self.refuse(alloc, &refusal);
+                    return;
+                }
+            }
         }
     }
 
@@ -125,7 +137,13 @@ impl Reconciler {
         Ok((task.to_owned(), bindings))
     }
 
-    fn want(&mut self, alloc: &AllocId, task: String, bindings: Vec<(Binding, crate::config::Backend)>) {
+    fn want(
+        &mut self,
+        alloc: &AllocId,
+        asking: Option<&str>,
+        task: String,
+        bindings: Vec<(Binding, crate::config::Backend)>,
+    ) {
         for (binding, definition) in &bindings {
             self.ensure_source(&binding.source, definition);
             // Somebody may have mended it since its last failure: the call is worth a try at once.
@@ -138,11 +156,12 @@ impl Reconciler {
         entry.withdrawn = false;
         entry.refusal = None;
         entry.hook_task = Some(task);
-        for hook in &mut entry.hooks {
+        let is_first = entry.hooks.iter().all(|hook| !hook.read);
+        for hook in entry.hooks.iter_mut().filter(|hook| hook.task.as_deref() == asking) {
             hook.read = true;
         }
         // What an earlier call asked for and never got is not asked for any more, unless it is again.
-        entry.bindings.retain(|_, live| live.intent.is_some() || live.in_flight.is_some());
+        entry.bindings.retain(|_, live| !is_first || live.intent.is_some() || live.in_flight.is_some());
         for (binding, _) in bindings {
             match entry.bindings.get_mut(&binding.key) {
                 Some(live) => {
@@ -218,7 +237,7 @@ impl Reconciler {
                     hint: Some("unmount it on the client, or choose another storage_destination".into()),
                 });
             }
-            let failed = live.error.as_ref().filter(|error| error.retry.is_none() && !error.leaving);
+            let failed = live.error.as_ref().filter(|error| error.is_final && !error.leaving);
             failed.map(|error| error.refusal.clone()).or_else(|| {
                 let source = self.sources.get(&live.binding.source)?;
                 match &source.state {

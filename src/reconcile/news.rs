@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
+use super::error::whole;
+use super::execute;
 use super::reconciler::{Done, Reconciler};
 use super::worker::Desk;
 use crate::backend;
@@ -80,19 +83,35 @@ impl Reconciler {
         self.touch_all();
     }
 
-    /// Finds Nomad's own process: the guard must know its executable, and it must see the mounts that we make.
+    /// Finds Nomad's own process: the guard must know its executable, and it must see the mounts that we make. What was
+    /// found is noted for the next boot, when mounts are there before Nomad is.
     fn know_nomad(&mut self) {
         let (port, guard) = (self.config.nomad.port(), self.guard_client.clone());
+        let note = self.config.state_dir.join("nomad-executable.json");
         self.submit(Desk::Host, move || {
-            let Some(pid) = port.and_then(process::find_listener) else {
-                tracing::debug!("Nomad's process was not found by its port; the guard knows it by its name");
-                return Done::Nothing;
-            };
-            let identity = process::exe_identity(pid).ok();
-            let name = process::exe_name(pid).ok().map(|name| name.to_string_lossy().into_owned());
-            if let Err(error) = guard.tell_nomad(&[NomadExe { identity, name }]) {
-                tracing::warn!(%error, "the guard was not told which executable Nomad is; it knows it by its name");
+            let noted = fs::read(&note).ok().and_then(|text| serde_json::from_slice::<NomadExe>(&text).ok());
+            let pid = port.and_then(process::find_listener);
+            let found = pid.map(|pid| NomadExe {
+                identity: process::exe_identity(pid).ok(),
+                name: process::exe_name(pid).ok().map(|name| name.to_string_lossy().into_owned()),
+            });
+            if let Some(found) = found.as_ref().filter(|found| Some(*found) != noted.as_ref()) {
+                let write = || -> std::io::Result<()> {
+                    let temporary = note.with_extension("new");
+                    fs::write(&temporary, serde_json::to_vec(found)?)?;
+                    fs::rename(&temporary, &note)
+                };
+                if let Err(error) = write() {
+                    tracing::warn!(%error, "Nomad's executable is not noted for the next boot");
+                }
             }
+            let known: Vec<NomadExe> = noted.into_iter().chain(found).collect();
+            if known.is_empty() {
+                tracing::warn!("Nomad's process was not found by the port of its address: the guard takes for Nomad what is called nomad, nomad-* or nomad_*");
+            } else if let Err(error) = guard.tell_nomad(&known) {
+                tracing::warn!(%error, "the guard was not told which executable Nomad is: it takes for Nomad what is called nomad, nomad-* or nomad_*");
+            }
+            let Some(pid) = pid else { return Done::Nothing };
             match (process::mount_namespace(pid), process::own_mount_namespace()) {
                 (Ok(theirs), Ok(ours)) if theirs != ours => Done::Obstacle(format!(
                     "Nomad's agent (process {pid}) runs in another mount namespace than saddlebag, so neither its tasks would see a mount nor the guard its deletions"
@@ -117,16 +136,26 @@ impl Reconciler {
                 // A hook that came before any listing named its allocation.
                 continue;
             }
-            entry.missing = true;
-            entry.allocation = None;
-            self.look_again(&alloc);
+            if !std::mem::replace(&mut entry.missing, true) {
+                entry.looks = 0;
+                self.look_again(&alloc);
+            }
+            if let Some(entry) = self.entries.get_mut(&alloc) {
+                entry.allocation = None;
+            }
             self.touch(&alloc);
         }
+        let heard = Instant::now();
         for allocation in listing.allocations {
             let alloc = allocation.id.clone();
             let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::new(alloc.clone()));
             entry.missing = false;
             entry.collected = false;
+            entry.heard = Some(heard);
+            if !entry.hooks.is_empty() {
+                self.touch(&alloc);
+            }
+            let Some(entry) = self.entries.get_mut(&alloc) else { continue };
             if entry.allocation.as_ref() == Some(&allocation) {
                 continue;
             }
@@ -172,15 +201,39 @@ impl Reconciler {
                         }
                     }
                 }
+                self.mark_all_anew();
                 self.touch_all();
             }
             (_, Err(reason)) => tracing::error!(reason, "the guard does not answer; nothing is mounted until it does"),
         }
         let is_new = hello.is_ok();
         self.guard = hello;
-        if is_new && self.nomad.connected {
+        if is_new {
             self.know_nomad();
         }
+    }
+
+    /// Hands every mount that may be there to the guard, whatever is known of it and whatever its server does.
+    fn mark_all_anew(&mut self) {
+        let Some(host) = self.host.clone() else { return };
+        let recorded: Vec<_> = self
+            .entries
+            .values()
+            .flat_map(|entry| entry.bindings.values().map(|live| (entry.id.clone(), live)))
+            .filter(|(_, live)| live.intent.is_some() && live.binding.placement == Placement::Mount)
+            .map(|(alloc, live)| (alloc, live.binding.clone()))
+            .collect();
+        if recorded.is_empty() {
+            return;
+        }
+        self.submit(Desk::Host, move || {
+            for (alloc, binding) in &recorded {
+                if let Err(error) = execute::mark_anew(&host, alloc, binding) {
+                    tracing::error!(%alloc, task = binding.key.task, reason = whole(&error), "a mount is not in the new guard's care yet");
+                }
+            }
+            Done::Nothing
+        });
     }
 
     /// The sources of an allocation's job, for people.

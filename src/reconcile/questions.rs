@@ -100,7 +100,7 @@ impl Reconciler {
             return;
         };
         // A worker that is at it comes back with a result, and then this is asked again.
-        if live.in_flight.is_some() || detaching || !self.is_unused(&alloc, &key) {
+        if live.in_flight.is_some() && live.looking.is_none() || detaching || !self.is_unused(&alloc, &key) {
             return;
         }
         if let Some(asked) = self.asked.get_mut(&number) {

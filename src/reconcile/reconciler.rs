@@ -16,7 +16,7 @@ use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
 use super::questions::Asked;
 use super::source::Source;
-use super::worker::{Desk, Workers};
+use super::worker::{Desk, Work, Workers};
 use super::{Ask, Handle};
 use crate::backend::{AttachError, Attached, DetachError, SourceKey};
 use crate::config::Config;
@@ -37,7 +37,7 @@ pub enum Done {
     /// A mount program has ended.
     ProgramEnded(SourceKey, i32),
     /// A binding's place has been looked at.
-    Observed(AllocId, BindingKey, Result<(Observed, Option<Identity>), BindError>),
+    Observed(AllocId, BindingKey, u64, Result<(Observed, Option<Identity>), BindError>),
     /// A binding has been made, or not.
     Bound(AllocId, BindingKey, Result<Identity, BindError>),
     /// A binding has been taken away, or not.
@@ -71,6 +71,8 @@ pub(super) enum Timer {
     Question(u64),
     /// The end of the wait for what an earlier agent had mounted.
     Settle,
+    /// Work for which no thread could be started.
+    Resubmit,
 }
 
 /// How the agent stands with Nomad.
@@ -101,6 +103,8 @@ pub struct Reconciler {
     pub(super) sources: BTreeMap<SourceKey, Source>,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) next_question: u64,
+    pub(super) next_look: u64,
+    unsent: Vec<(Desk, Work<Done>)>,
     pub(super) started: Instant,
     timers: BinaryHeap<std::cmp::Reverse<(Instant, Timer)>>,
     dirty: BTreeSet<AllocId>,
@@ -162,6 +166,8 @@ impl Reconciler {
             sources: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_question: 0,
+            next_look: 0,
+            unsent: Vec::new(),
             started: Instant::now(),
             timers: BinaryHeap::new(),
             dirty: BTreeSet::new(),
@@ -227,7 +233,7 @@ impl Reconciler {
             Done::Attached(key, result) => self.note_attached(&key, result),
             Done::Detached(key, result) => self.note_detached(&key, result),
             Done::ProgramEnded(key, pid) => self.note_program_ended(&key, pid),
-            Done::Observed(alloc, key, result) => self.note_observed(&alloc, &key, result),
+            Done::Observed(alloc, key, look, result) => self.note_observed(&alloc, &key, look, result),
             Done::Bound(alloc, key, result) => self.note_bound(&alloc, &key, result),
             Done::Unbound(alloc, key, force, result) => self.note_unbound(&alloc, &key, force, result),
             Done::Visible(alloc, generation) => self.note_visible(&alloc, generation),
@@ -277,8 +283,16 @@ impl Reconciler {
             let Some(std::cmp::Reverse((_, timer))) = self.timers.pop() else { break };
             match timer {
                 Timer::Allocation(alloc) => {
-                    self.look_again(&alloc);
+                    self.look_if_due(&alloc);
+                    if self.entries.get(&alloc).is_some_and(Entry::is_too_early) {
+                        self.watch.refresh_now();
+                    }
                     self.touch(&alloc);
+                }
+                Timer::Resubmit => {
+                    for (desk, work) in std::mem::take(&mut self.unsent) {
+                        self.send(desk, work);
+                    }
                 }
                 Timer::Source(key) => self.wake_source(&key),
                 Timer::Question(number) => self.give_up_question(number),
@@ -299,7 +313,7 @@ impl Reconciler {
         let is_settled = |entry: &Entry| {
             entry.bindings.values().all(|live| {
                 // What passes by itself is waited for a while: after a boot the guard comes up beside this agent.
-                let has_failed = live.error.as_ref().is_some_and(|error| error.retry.is_none() || error.times > 3);
+                let has_failed = live.error.as_ref().is_some_and(|error| error.is_final || error.times > 3);
                 live.in_flight.is_none() && (live.observed == Observed::Proper || has_failed)
                     || self.sources.get(&live.binding.source).is_some_and(|source| source.failures > 1)
             })
@@ -315,8 +329,14 @@ impl Reconciler {
 
     /// Hands work to a desk. A worker that cannot be started is an error of this host that passes.
     pub(super) fn submit(&mut self, desk: Desk, work: impl FnOnce() -> Done + Send + 'static) {
-        if let Err(error) = self.workers.submit(desk.clone(), work) {
+        self.send(desk, Box::new(work));
+    }
+
+    fn send(&mut self, desk: Desk, work: Work<Done>) {
+        if let Err((work, error)) = self.workers.submit(desk.clone(), work) {
             tracing::error!(?desk, %error, "no thread for this work; it is tried again");
+            self.unsent.push((desk, work));
+            self.set_timer(Instant::now() + Duration::from_secs(1), Timer::Resubmit);
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Source {
     pub is_worth_waiting: bool,
     /// Whether it is kept without any binding.
     pub keep: bool,
+    /// An earlier agent knew it, and may have left it mounted.
+    pub is_recalled: bool,
     /// The process that is watched.
     pub watched: Option<i32>,
 }
@@ -72,6 +74,7 @@ impl Source {
             retry: None,
             failures: 0,
             is_worth_waiting: true,
+            is_recalled: false,
             watched: None,
         }
     }

@@ -1,7 +1,7 @@
 //! Sources: attached at the start or when first needed, attached again when lost, taken away when long unused.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ impl Reconciler {
             if !self.sources.contains_key(&key) {
                 let mut source = Source::new(key.clone(), definition, &self.config);
                 source.keep = false;
+                // An earlier agent may have left it mounted.
+                source.is_recalled = true;
+                self.set_timer(Instant::now() + source.definition.linger, Timer::Source(key.clone()));
                 self.sources.insert(key, source);
             }
         }
@@ -75,14 +78,22 @@ impl Reconciler {
         source.keep &= self.config.backends.contains_key(&definition.name);
         self.sources.insert(key.clone(), source);
         let path = self.config.sources_dir().join(format!("{key}.json"));
-        let note = || -> io::Result<()> {
-            let temporary = path.with_extension("new");
-            fs::write(&temporary, serde_json::to_vec_pretty(definition)?)?;
-            fs::rename(&temporary, &path)
-        };
-        if let Err(error) = note() {
-            tracing::warn!(source = %key, %error, "the source is not noted for the next agent; it is if the configuration stays");
-        }
+        let (definition, key) = (definition.clone(), key.clone());
+        // On the ledger's desk, ahead of every page that will name the source: a page that is durable has its source's
+        // note before it.
+        self.submit(Desk::Ledger, move || {
+            let note = || -> io::Result<()> {
+                let temporary = path.with_extension("new");
+                let mut file = fs::File::create(&temporary)?;
+                file.write_all(&serde_json::to_vec_pretty(&definition)?)?;
+                file.sync_all()?;
+                fs::rename(&temporary, &path)
+            };
+            if let Err(error) = note() {
+                tracing::warn!(source = %key, %error, "the source is not noted for the next agent; it is if the configuration stays");
+            }
+            Done::Nothing
+        });
     }
 
     /// Attaches what the configuration wants attached before the first hook.
@@ -155,6 +166,8 @@ impl Reconciler {
         for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
             if live.binding.source == *key {
                 live.doubt();
+                // What its source had caused may be gone with it.
+                live.error = live.error.take().filter(|error| error.leaving);
             }
         }
     }
@@ -225,7 +238,13 @@ impl Reconciler {
                 self.attach(key);
                 self.touch_users(key);
             }
-            State::Attached(_) if !used && !source.keep && source.since.elapsed() >= source.definition.linger => {
+            State::Attached(_) | State::Detached
+                if !used
+                    && !source.keep
+                    && (source.is_recalled || source.attached().is_some())
+                    && source.since.elapsed() >= source.definition.linger =>
+            {
+                source.is_recalled = false;
                 source.set(State::Detaching);
                 let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
                 self.submit(Desk::Source(key.clone()), move || {
@@ -244,13 +263,7 @@ impl Reconciler {
                 tracing::info!(source = %key, backend = source.name(), "detached: nothing used it");
                 source.set(State::Detached);
                 source.watched = None;
-                let (guard, key) = (self.guard_client.clone(), key.clone());
-                self.submit(Desk::Host, move || {
-                    if let Err(error) = guard.release(&key.0) {
-                        tracing::debug!(source = %key, %error, "the guard keeps an empty group");
-                    }
-                    Done::Nothing
-                });
+                // Its group stays with the guard: a mount of it that nobody remembers is still kept from Nomad.
             }
             Err(error) => {
                 tracing::warn!(source = %key, %error, "not detached; it is tried again");

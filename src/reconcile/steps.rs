@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::binding::{BindingKey, Stage};
 use super::entry::{Entry, Live, StepError};
 use super::error::{BindError, UnbindError};
-use super::execute::{self, Force};
+use super::execute::{self, Creation, Force};
 use super::ledger::LedgerError;
-use super::plan::{self, Observed, Recorded, Step};
+use super::plan::{self, Observed, Recorded, Step, Wanted};
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
@@ -19,6 +19,10 @@ use crate::sys::resolve::ResolveError;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait between two tries of a step.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// The first wait before the directory of an allocation that Nomad no longer names is looked at again; doubled each time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// The longest such wait.
+const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
 fn backoff(times: u32) -> Duration {
     (FIRST_RETRY * 2_u32.saturating_pow(times.min(8))).min(LONGEST_RETRY)
@@ -69,7 +73,9 @@ impl Reconciler {
     /// A worker is at the binding, or its last failure says to wait.
     fn is_held(&self, alloc: &AllocId, key: &BindingKey, leaving: bool, now: Instant) -> bool {
         let live = self.entries.get(alloc).and_then(|entry| entry.bindings.get(key));
-        live.is_none_or(|live| live.in_flight.is_some() || live.is_held_back(leaving, now))
+        // Who only looks may look for long, at a server that hangs: that holds up nobody who takes the binding away.
+        let is_at_it = |live: &Live| live.in_flight.is_some() && !(leaving && live.looking.is_some());
+        live.is_none_or(|live| is_at_it(live) || live.is_held_back(leaving, now))
     }
 
     fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
@@ -144,17 +150,27 @@ impl Reconciler {
         let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
             return;
         };
+        self.next_look += 1;
+        let look = self.next_look;
+        live.looking = Some(look);
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
             let found = execute::observe(&host, &alloc, &binding, &source, recorded.as_ref());
-            Done::Observed(alloc, key, found)
+            Done::Observed(alloc, key, look, found)
         });
     }
 
     fn start_binding(&mut self, alloc: &AllocId, key: &BindingKey, replace: bool) {
         let Some(host) = self.host.clone() else { return };
-        let Some(live) = self.entries.get_mut(alloc).and_then(|entry| entry.bindings.get_mut(key)) else { return };
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let was_made = entry
+            .page
+            .as_ref()
+            .and_then(|page| page.find(key))
+            .is_some_and(|recorded| matches!(recorded.stage, Stage::Mounted(_)));
+        let creation = if was_made { Creation::Never } else { Creation::AsDefined };
+        let Some(live) = entry.bindings.get_mut(key) else { return };
         let binding = live.binding.clone();
         let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
             return;
@@ -162,19 +178,25 @@ impl Reconciler {
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
-            let step = if replace { execute::replace } else { execute::bind };
-            let bound = step(&host, &alloc, &binding, &source);
+            let bound = if replace {
+                execute::replace(&host, &alloc, &binding, &source)
+            } else {
+                execute::bind(&host, &alloc, &binding, &source, creation)
+            };
             Done::Bound(alloc, key, bound)
         });
     }
 
     pub(super) fn start_unbinding(&mut self, alloc: &AllocId, key: &BindingKey, force: Force) {
         let Some(host) = self.host.clone() else { return };
-        let Some(live) = self.live_mut(alloc, key) else { return };
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let identity = entry.identity(key);
+        let Some(live) = entry.bindings.get_mut(key) else { return };
         live.in_flight = Some(Instant::now());
+        live.looking = None;
         let (binding, alloc, key) = (live.binding.clone(), alloc.clone(), key.clone());
         self.submit(Desk::Host, move || {
-            let unbound = execute::unbind(&host, &alloc, &binding, force);
+            let unbound = execute::unbind(&host, &alloc, &binding, identity.as_ref(), force);
             Done::Unbound(alloc, key, force, unbound)
         });
     }
@@ -232,9 +254,15 @@ impl Reconciler {
         &mut self,
         alloc: &AllocId,
         key: &BindingKey,
+        look: u64,
         found: Result<(Observed, Option<Identity>), BindError>,
     ) {
         let Some(live) = self.live_mut(alloc, key) else { return };
+        // Somebody has acted since: what was seen is of the past.
+        if live.looking != Some(look) {
+            return;
+        }
+        live.looking = None;
         live.in_flight = None;
         match found {
             Ok((observed, identity)) => {
@@ -287,10 +315,12 @@ impl Reconciler {
         let Some(live) = self.live_mut(alloc, key) else { return };
         let refusal = error.refusal(&live.binding);
         let times = live.error.as_ref().filter(|error| !error.leaving).map_or(0, |error| error.times + 1);
-        let at = Instant::now() + backoff(times);
-        let retry = (error.is_temporary() || error.blames_source()).then_some(at);
+        let is_final = !error.is_temporary() && !error.blames_source();
+        let at = Instant::now() + if is_final { LONGEST_RETRY } else { backoff(times) };
+        // A task that runs calls no hook any more: what is on its page is tried for as long as it is wanted.
+        let retry = (!is_final || live.intent.is_some()).then_some(at);
         tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, reason = super::error::whole(error), "not mounted");
-        live.error = Some(StepError { refusal, retry, times, leaving: false });
+        live.error = Some(StepError { refusal, retry, times, is_final, leaving: false });
         live.since = Instant::now();
         let source = live.binding.source.clone();
         if error.blames_source() {
@@ -316,8 +346,17 @@ impl Reconciler {
             Ok(()) => {
                 let (source, volume) = (live.binding.source.clone(), live.binding.volume.name.clone());
                 tracing::info!(alloc = %alloc, task = key.task, volume, forced = force == Force::AtOnce, "unmounted");
-                entry.bindings.remove(key);
                 entry.strike(key);
+                // A call that came meanwhile wants it again: it is made anew, and not forgotten.
+                let is_wanted = !entry.hooks.is_empty() && entry.wanted(key) == Wanted::Bound;
+                match entry.bindings.get_mut(key) {
+                    Some(live) if is_wanted => {
+                        let mut fresh = Live::new(live.binding.clone());
+                        fresh.observed = Observed::Missing;
+                        **live = fresh;
+                    }
+                    _ => drop(entry.bindings.remove(key)),
+                }
                 if entry.page.as_ref().is_some_and(|page| !page.bindings.is_empty()) {
                     self.save(alloc);
                 }
@@ -337,6 +376,7 @@ impl Reconciler {
                     refusal: Refusal { kind: Kind::TryAgain, message, hint: Some(hint) },
                     retry: Some(at),
                     times,
+                    is_final: false,
                     leaving: true,
                 });
                 self.set_timer(at, Timer::Allocation(alloc.clone()));
@@ -353,13 +393,25 @@ impl Reconciler {
             && is_idle
             && entry.bindings.values().all(|live| live.in_flight.is_none())
             && let Some(entry) = self.entries.remove(alloc)
-            && let Some(socket) = entry.socket
         {
-            socket.abort();
+            if let Some(socket) = entry.socket {
+                socket.abort();
+            }
+            for live in entry.bindings.values() {
+                self.linger(&live.binding.source);
+            }
         }
     }
 
     /// Asks, for an allocation that Nomad no longer names, whether its directory is being removed.
+    pub(super) fn look_if_due(&mut self, alloc: &AllocId) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        if entry.look_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.look_again(alloc);
+        }
+    }
+
+    /// The same now.
     pub(super) fn look_again(&mut self, alloc: &AllocId) {
         let Some(entry) = self.entries.get(alloc) else { return };
         if !entry.missing || entry.collected || entry.page.is_none() {
@@ -382,9 +434,13 @@ impl Reconciler {
         if collected {
             tracing::info!(alloc = %alloc, "Nomad has collected it");
             self.touch(alloc);
-        } else {
-            // Nomad's client is still at it, or our token lost sight of it: only the directory itself can tell.
-            self.set_timer(Instant::now() + Duration::from_secs(2), Timer::Allocation(alloc.clone()));
+        } else if entry.look_at.is_none() {
+            // Nomad's client is still at it, or our token lost sight of it: only the directory itself can tell. That it
+            // goes is told by the kernel; that it was begun and stopped half way is not.
+            let at = Instant::now() + (FIRST_LOOK * 2_u32.saturating_pow(entry.looks.min(8))).min(LONGEST_LOOK);
+            entry.looks = entry.looks.saturating_add(1);
+            entry.look_at = Some(at);
+            self.set_timer(at, Timer::Allocation(alloc.clone()));
         }
     }
 
@@ -440,7 +496,8 @@ impl Entry {
             .filter(|live| live.intent.is_some_and(|intent| intent > visible))
             .map(|live| {
                 live.intent = None;
-                live.error = Some(StepError { refusal: refusal.clone(), retry: None, times: 0, leaving: false });
+                live.error =
+                    Some(StepError { refusal: refusal.clone(), retry: None, times: 0, is_final: true, leaving: false });
                 live.binding.key.clone()
             })
             .collect();

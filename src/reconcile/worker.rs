@@ -2,6 +2,8 @@
 //! worker, and nobody else does.
 
 use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
@@ -10,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::backend::SourceKey;
 
 /// A step of work; what it returns goes back to the reconciler.
-type Work<T> = Box<dyn FnOnce() -> T + Send>;
+pub type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
 /// A worker's stack, in bytes: the steps are shallow, and there is a worker for every source.
 const STACK: usize = 256 << 10;
@@ -41,13 +43,12 @@ impl<T: Send + 'static> Workers<T> {
     /// Hands work to a desk; it is done in the order in which it came there.
     ///
     /// # Errors
-    /// The kernel's, where no thread can be started; the work is not done then.
-    pub fn submit(&mut self, desk: Desk, work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<()> {
-        let mut work: Work<T> = Box::new(work);
+    /// The work itself and the kernel's reason, where no thread can be started.
+    pub fn submit(&mut self, desk: Desk, work: Work<T>) -> Result<(), (Work<T>, io::Error)> {
+        let mut work = work;
         if let Some(sender) = self.desks.get(&desk) {
             match sender.send(work) {
                 Ok(()) => return Ok(()),
-                // Its thread ended in a panic: another one takes the desk.
                 Err(mpsc::SendError(back)) => work = back,
             }
         }
@@ -58,22 +59,26 @@ impl<T: Send + 'static> Workers<T> {
             Desk::Host => "host".to_owned(),
             Desk::Ledger => "ledger".to_owned(),
         };
-        thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let started = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             for work in receiver {
+                // A panic is an error of this program. What it was at is known to nobody then but to the ledger and the
+                // kernel, and the next agent asks both.
+                let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
+                    tracing::error!("a worker panicked; the agent ends, and the next one takes over");
+                    std::process::abort();
+                };
                 // The reconciler is gone: so is everyone whom the result could concern.
-                if results.send(work()).is_err() {
+                if results.send(result).is_err() {
                     break;
                 }
             }
-        })?;
+        });
+        if let Err(error) = started {
+            return Err((work, error));
+        }
         // Its receiver lives in the thread just started.
         let _ = sender.send(work);
         self.desks.insert(desk, sender);
         Ok(())
-    }
-
-    /// Ends the worker of a source that is gone, once its queue is done.
-    pub fn close(&mut self, key: &SourceKey) {
-        self.desks.remove(&Desk::Source(key.clone()));
     }
 }

@@ -73,8 +73,8 @@ pub fn clone_detached(dir: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
     rustix::mount::open_tree(dir, c"", flags).map_err(|errno| call("open_tree", errno))
 }
 
-/// Sets the flags of a mount and makes it private, so that nothing mounted or unmounted on it later is
-/// seen elsewhere.
+/// Sets the flags of a mount and makes it private, so that it is not one of its source's peers. Attached below a shared
+/// mount it becomes shared again (mount_namespaces(7)): what is mounted there is seen in other namespaces as well.
 pub fn set_flags(mount: BorrowedFd<'_>, flags: Flags) -> Result<(), MountError> {
     let bit = |on: bool, bit: u64| if on { bit } else { 0 };
     let attr = MountAttr {
