@@ -2,6 +2,8 @@
 
 use crate::support::{Options, PATIENCE, World, require};
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -188,14 +190,19 @@ fn an_agent_without_any_configuration_creates_a_volume_at_its_first_use() -> any
     for place in crate::support::mounts_below(Path::new(DEFAULTS[0]))? {
         nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH)?;
     }
-    let guard = std::fs::read_dir("/proc")?.flatten().find_map(|entry| {
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let mut arguments = line.split(|byte| *byte == 0).skip(1);
-        let is_ours = arguments.any(|word| word == b"guard") && line.windows(14).any(|part| part == b"/run/saddlebag");
-        is_ours.then(|| entry.file_name().to_str()?.parse::<i32>().ok()).flatten()
-    });
-    if let Some(pid) = guard {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    let mut guards = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let is_guard = line.split(|byte| *byte == 0).skip(1).any(|word| word == b"guard");
+        if is_guard && line.windows(14).any(|part| part == b"/run/saddlebag") {
+            guards.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw));
+        }
+    }
+    // Stopped first: the guard and its keeper start each other again.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in &guards {
+            kill(*pid, signal)?;
+        }
     }
     for place in DEFAULTS {
         remove_what_is_ours(Path::new(place))?;
