@@ -12,6 +12,7 @@ pub const WORDS: &[&str] = &[
     "job",
     "json",
     "keeper",
+    "stop",
     "log-format",
     "log-level",
     "namespace",

@@ -345,13 +345,11 @@ impl Guard {
         let group = {
             let mut inner = self.lock();
             let (group, is_new) = inner.groups.get_or_create(key, &self.shared)?;
-            if is_new {
-                if let Err(error) = inner.keep_new_groups(&self.run_dir, self.under_systemd) {
-                    // A group that would not outlive this process is none: the next mark tries again.
-                    drop(inner.groups.release(key));
-                    inner.state.groups = inner.groups.keys();
-                    return Err(error);
-                }
+            if is_new && let Err(error) = inner.keep_new_groups(&self.run_dir, self.under_systemd) {
+                // A group that would not outlive this process is none: the next mark tries again.
+                drop(inner.groups.release(key));
+                inner.state.groups = inner.groups.keys();
+                return Err(error);
             }
             group
         };
