@@ -1,6 +1,6 @@
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help tools build test demo lint fmt deny audit clean
+.PHONY: help tools build test demo bench lint fmt deny audit clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
@@ -16,6 +16,9 @@ test: tools ## every lane of tests (LANES="pure nomad" for some); with CI=true a
 
 demo: tools build ## a job keeps its data through stop, purge and garbage collection; KEEP=1 leaves it running
 	@tests/tools/demo
+
+bench: tools ## hooks, memory, restarts and real jobs beside the kernel's own limits; BENCH_QUICK=1 takes less
+	@tests/tools/bench
 
 lint: ## formatting, clippy, scripts
 	@tests/tools/run-tests fmt clippy scripts

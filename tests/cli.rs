@@ -433,8 +433,8 @@ conf    8f1c9b52  shop     postgres  main    read-only   mounted  1h2m
 old     8f1c9b52  reports  postgres  main    read-write  failed   1h2m
 
 Not well
-Source archive is failed: the filer 10.0.0.9:8888 does not answer.
-Volume old for task postgres of job reports (allocation 8f1c9b52) is failed: its source \"archive\" has failed\u{fffd}[31m.
+Source archive has failed: the filer 10.0.0.9:8888 does not answer.
+Volume old for task postgres of job reports (allocation 8f1c9b52) has failed: its source \"archive\" has failed\u{fffd}[31m.
 ";
     assert_eq!((stdout(&output), stderr(&output), code(&output)), (page, "", 0));
 }

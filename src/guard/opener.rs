@@ -77,10 +77,13 @@ impl Nomad {
     }
 }
 
-/// `nomad`, or what a version of it is often called: `nomad-1.10.5`, `nomad_linux`.
+/// `nomad`, or what a version of it is often called: `nomad-1.10.5`, `nomad_1.10.5_linux_amd64`.
 fn is_called_nomad(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    name.strip_prefix(b"nomad").is_some_and(|rest| rest.is_empty() || rest[0] == b'-' || rest[0] == b'_')
+    let Some(rest) = name.as_encoded_bytes().strip_prefix(b"nomad") else { return false };
+    let Some((separator, version)) = rest.split_first() else { return true };
+    let version = version.strip_prefix(b"v").unwrap_or(version);
+    let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    matches!(separator, b'-' | b'_') && digits > 0 && version.get(digits) == Some(&b'.')
 }
 
 /// Replaces a file in one step: a reader sees the old text or the new one.
@@ -91,4 +94,19 @@ pub(super) fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nomad_is_known_by_its_usual_names() {
+        for name in ["nomad", "nomad-1.10.5", "nomad_1.10.5_linux_amd64", "nomad-v2.0.4"] {
+            assert!(is_called_nomad(OsStr::new(name)), "{name}");
+        }
+        for name in ["nomadic", "nomad-driver-podman", "nomad-8ee04dbfaa43cd75", "nomad-", "my-nomad", ""] {
+            assert!(!is_called_nomad(OsStr::new(name)), "{name}");
+        }
+    }
 }

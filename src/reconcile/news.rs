@@ -107,9 +107,9 @@ impl Reconciler {
             }
             let known: Vec<NomadExe> = noted.into_iter().chain(found).collect();
             if known.is_empty() {
-                tracing::warn!("Nomad's process was not found by the port of its address: the guard takes for Nomad what is called nomad, nomad-* or nomad_*");
+                tracing::warn!("Nomad's process was not found by the port of its address: the guard takes for Nomad what is called nomad or nomad-VERSION");
             } else if let Err(error) = guard.tell_nomad(&known) {
-                tracing::warn!(%error, "the guard was not told which executable Nomad is: it takes for Nomad what is called nomad, nomad-* or nomad_*");
+                tracing::warn!(%error, "the guard was not told which executable Nomad is: it takes for Nomad what is called nomad or nomad-VERSION");
             }
             let Some(pid) = pid else { return Done::Nothing };
             match (process::mount_namespace(pid), process::own_mount_namespace()) {

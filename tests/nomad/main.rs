@@ -11,6 +11,7 @@ mod crash;
 mod examples;
 mod guard;
 mod looks;
+mod promises;
 mod refusals;
 mod secured;
 mod sockets;
