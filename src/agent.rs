@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +31,7 @@ use crate::nomad::watch::Watch;
 use crate::reconcile::Handle;
 use crate::reconcile::error::whole;
 use crate::reconcile::reconciler::{Done, Reconciler, StartError};
-use crate::sys::users;
+use crate::sys::{memory, users};
 
 /// How long the guard may take to say hello.
 const HELLO: Duration = Duration::from_secs(2);
@@ -88,6 +89,8 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     if !rustix::process::geteuid().is_root() {
         return Err(AgentError::NotRoot);
     }
+    memory::share_one_heap();
+    raise_descriptor_limit();
     // One thread for everything that only waits; what may block has workers of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(host("start the runtime"))?;
@@ -95,6 +98,15 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     // A worker may hang on a dead server: it is not waited for.
     runtime.shutdown_background();
     Ok(())
+}
+
+/// Every allocation that may ask has a socket of its own: the usual soft limit of 1,024 is one of many, the hard one is
+/// what the administrator means.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 async fn serve(config: Arc<Config>) -> Result<(), AgentError> {

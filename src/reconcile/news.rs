@@ -18,7 +18,10 @@ use crate::job::{self, Placement};
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::News;
 use crate::nomad::wire::Listing;
-use crate::sys::process;
+use crate::sys::{memory, process};
+
+/// From so many allocations on, the memory that reading their list took is given back.
+const LARGE_LISTING: usize = 200;
 
 /// What is noted of Nomad for the next boot, when mounts are to be there before Nomad is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,6 +130,7 @@ impl Reconciler {
     }
 
     fn take_listing(&mut self, listing: Listing) {
+        let is_large = listing.ids.len() >= LARGE_LISTING;
         let known: HashSet<&AllocId> = listing.ids.iter().collect();
         let gone: Vec<AllocId> =
             self.entries.values().filter(|entry| !known.contains(&entry.id)).map(|entry| entry.id.clone()).collect();
@@ -167,6 +171,9 @@ impl Reconciler {
             self.touch(&alloc);
         }
         self.serve_all_questions();
+        if is_large {
+            memory::give_back();
+        }
     }
 
     /// Attaches the sources that an allocation will ask for, so that they are there when it does.

@@ -21,6 +21,7 @@ pub mod detached;
 pub mod fanotify;
 pub mod identity;
 pub mod inode;
+pub mod memory;
 pub mod mount;
 pub mod peer;
 pub mod process;
