@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::binding::{BindingKey, Stage};
-use super::entry::{Entry, Live, StepError};
+use super::entry::{Live, StepError};
 use super::error::{BindError, UnbindError};
 use super::execute::{self, Creation, Force};
-use super::ledger::LedgerError;
-use super::plan::{self, Observed, Recorded, Step, Wanted};
+use super::plan::{self, Observed, Step, Wanted};
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
@@ -82,62 +81,6 @@ impl Reconciler {
         self.entries.get_mut(alloc)?.bindings.get_mut(key).map(Box::as_mut)
     }
 
-    fn intend(&mut self, alloc: &AllocId, keys: &[BindingKey]) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        if entry.withdrawn {
-            return;
-        }
-        let fresh: Vec<BindingKey> = keys
-            .iter()
-            .filter(|key| entry.bindings.get(*key).is_some_and(|live| live.intent.is_none()))
-            .cloned()
-            .collect();
-        // One change of a page at a time is on its way to the disk; what comes meanwhile goes with the next.
-        if fresh.is_empty() || entry.saving {
-            return;
-        }
-        let is_new = entry.page.is_none();
-        entry.intend(&fresh);
-        if !is_new {
-            self.save(alloc);
-            return;
-        }
-        entry.saving = true;
-        let (Some(page), generation) = (entry.page.clone(), entry.generation) else { return };
-        let (ledger, results, alloc) = (self.ledger.clone(), self.results.clone(), alloc.clone());
-        self.submit(Desk::Ledger, move || {
-            let saved = ledger.show(&page).and_then(|visible| {
-                // The mounts are made while the disk works; the hook is answered when both are done.
-                let _ = results.send(Done::Visible(alloc.clone(), generation));
-                visible.make_durable()
-            });
-            Done::Saved(alloc, generation, saved)
-        });
-    }
-
-    /// Writes the page as it is now, unless it is being written: then once more after that.
-    pub(super) fn save(&mut self, alloc: &AllocId) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let Some(page) = entry.page.clone().filter(|_| !entry.saving) else { return };
-        entry.saving = true;
-        entry.save_again = None;
-        let (generation, ledger, alloc) = (entry.generation, self.ledger.clone(), alloc.clone());
-        self.submit(Desk::Ledger, move || {
-            let saved = ledger.replace(&page);
-            Done::Saved(alloc, generation, saved)
-        });
-    }
-
-    fn forget(&mut self, alloc: &AllocId) {
-        let Some(entry) = self.entries.get_mut(alloc).filter(|entry| !entry.saving) else { return };
-        entry.saving = true;
-        let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
-        self.submit(Desk::Ledger, move || {
-            let forgotten = ledger.forget(&alloc);
-            Done::Forgotten(alloc, forgotten)
-        });
-    }
-
     fn start_observing(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
@@ -199,55 +142,6 @@ impl Reconciler {
             let unbound = execute::unbind(&host, &alloc, &binding, identity.as_ref(), force);
             Done::Unbound(alloc, key, force, unbound)
         });
-    }
-
-    pub(super) fn note_visible(&mut self, alloc: &AllocId, generation: u64) {
-        if let Some(entry) = self.entries.get_mut(alloc) {
-            entry.visible = entry.visible.max(generation);
-        }
-        self.touch(alloc);
-    }
-
-    pub(super) fn note_saved(&mut self, alloc: &AllocId, generation: u64, saved: Result<(), LedgerError>) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        entry.saving = false;
-        match saved {
-            Ok(()) => {
-                entry.visible = entry.visible.max(generation);
-                entry.durable = entry.durable.max(generation);
-                if entry.generation > generation {
-                    self.save(alloc);
-                }
-                self.touch(alloc);
-            }
-            Err(error) => {
-                let reason = super::error::whole(&error);
-                tracing::error!(alloc = %alloc, %reason, "the ledger cannot be written");
-                entry.fail_unrecorded(&Refusal {
-                    kind: Kind::Unavailable,
-                    message: format!("nothing is mounted that could not be recorded: {reason}"),
-                    hint: Some("look at the disk of the agent's state_dir on this client".into()),
-                });
-                let at = Instant::now() + LONGEST_RETRY / 10;
-                entry.save_again = Some(at);
-                self.set_timer(at, Timer::Allocation(alloc.clone()));
-                self.touch(alloc);
-            }
-        }
-    }
-
-    pub(super) fn note_forgotten(&mut self, alloc: &AllocId, forgotten: Result<(), LedgerError>) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        entry.saving = false;
-        if let Err(error) = forgotten {
-            tracing::error!(alloc = %alloc, reason = super::error::whole(&error), "a page of the ledger stays");
-            self.set_timer(Instant::now() + LONGEST_RETRY, Timer::Allocation(alloc.clone()));
-            return;
-        }
-        entry.page = None;
-        (entry.generation, entry.visible, entry.durable) = (0, 0, 0);
-        tracing::info!(alloc = %alloc, "its volumes are detached");
-        self.touch(alloc);
     }
 
     pub(super) fn note_observed(
@@ -483,30 +377,5 @@ impl Live {
         self.observed = if doubted { Observed::Unseen } else { observed };
         self.identity = identity;
         self.error = None;
-    }
-}
-
-impl Entry {
-    /// What could not be written is off the page again, and was never mounted.
-    fn fail_unrecorded(&mut self, refusal: &Refusal) {
-        let visible = self.visible;
-        let failed: Vec<BindingKey> = self
-            .bindings
-            .values_mut()
-            .filter(|live| live.intent.is_some_and(|intent| intent > visible))
-            .map(|live| {
-                live.intent = None;
-                live.error =
-                    Some(StepError { refusal: refusal.clone(), retry: None, times: 0, is_final: true, leaving: false });
-                live.binding.key.clone()
-            })
-            .collect();
-        if let Some(page) = &mut self.page {
-            page.bindings.retain(|recorded| !failed.contains(&recorded.binding.key));
-            if page.bindings.is_empty() {
-                self.page = None;
-            }
-        }
-        debug_assert!(self.bindings.values().all(|live| live.intent.is_some() || self.recorded(live) == Recorded::No));
     }
 }

@@ -1,0 +1,218 @@
+//! Taking a binding away, and what a collection had to leave because of it. Nothing here asks a source's file system
+//! anything, so a hung server keeps nobody waiting.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::{Host, Site, link_target};
+use crate::job::Placement;
+use crate::nomad::model::AllocId;
+use crate::reconcile::binding::{Binding, BindingKey};
+use crate::reconcile::error::UnbindError;
+use crate::sys::identity::{self, Identity};
+use crate::sys::mount::{self, MountError};
+use crate::sys::{inode, resolve, table};
+
+/// How hard a mount is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Only when the kernel says that nobody on this host has it open.
+    WhenUnused,
+    /// Out of the tree at once; who holds it open keeps it. For a mount that Nomad is about to walk into.
+    AtOnce,
+}
+
+/// Takes a binding away: unmounts it, makes the directory beneath removable, and removes what is empty. Never asks the
+/// source's file system anything, so a hung server keeps nobody waiting.
+///
+/// # Errors
+/// [`UnbindError::Busy`] where somebody on this host has it open; it then stays as it is.
+pub fn unbind(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    identity: Option<&Identity>,
+    force: Force,
+) -> Result<(), UnbindError> {
+    if binding.placement == Placement::Link {
+        unlink(host, alloc, binding)?;
+    }
+    let site = match Site::of(host, alloc, binding) {
+        Ok(site) => site,
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    if take_away(&site, force)? == Found::Mount || binding.placement == Placement::Link {
+        remove_empty_directories(&site, alloc, binding);
+        return Ok(());
+    }
+    // The task owns the directories above its mount and may have renamed them, or put something in their place: that the
+    // mount is not where it was made does not say that it is gone.
+    for moved in find_moved(host, alloc, binding, identity)? {
+        tracing::warn!(%alloc, task = binding.key.task, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
+        take_away(&moved, force)?;
+        // Nothing but the mount's own directory: what lies above is where the task has put it.
+        let _ = resolve::remove_empty(moved.root.as_fd(), &moved.path);
+    }
+    remove_empty_directories(&site, alloc, binding);
+    Ok(())
+}
+
+/// What was at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// At least one mount, which is gone now.
+    Mount,
+    /// None.
+    Nothing,
+}
+
+/// Unmounts what is mounted at a site, and makes the directory beneath removable.
+fn take_away(site: &Site, force: Force) -> Result<Found, UnbindError> {
+    let is_nothing = |error: &resolve::ResolveError| {
+        use resolve::ResolveError::{Missing, NotADirectory, Symlink};
+        matches!(error, Missing(_) | Symlink(_) | NotADirectory(_))
+    };
+    let parent = match site.open_parent() {
+        Ok(parent) => parent,
+        Err(error) if is_nothing(&error) => return Ok(Found::Nothing),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let name = site.parent_and_name().1;
+    let mut found = Found::Nothing;
+    loop {
+        let result = match force {
+            Force::WhenUnused => mount::unmount(parent.as_fd(), name),
+            Force::AtOnce => mount::detach(parent.as_fd(), name),
+        };
+        match result {
+            Ok(()) => found = Found::Mount,
+            Err(MountError::NotAMountPoint) => break,
+            Err(MountError::Missing) => return Ok(found),
+            Err(MountError::Busy) => return Err(UnbindError::Busy),
+            Err(error) => return Err(UnbindError::Mount(error)),
+        }
+    }
+    // One mount only from here on: whatever comes to be mounted meanwhile is refused, never opened.
+    match resolve::open_beneath_on_one_mount(parent.as_fd(), Path::new(name)) {
+        Ok(beneath) => match inode::set_immutable(beneath.as_fd(), false) {
+            Ok(()) | Err(inode::InodeError::Unsupported) => Ok(found),
+            Err(error) => Err(UnbindError::Beneath(error)),
+        },
+        Err(error) if is_nothing(&error) => Ok(found),
+        Err(error) => Err(UnbindError::Destination(error)),
+    }
+}
+
+/// Where a binding's mount is now, below its allocation's directory, if it is not where it was made. Reads the whole
+/// mount table: a case that a task has to bring about.
+fn find_moved(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    identity: Option<&Identity>,
+) -> Result<Vec<Site>, UnbindError> {
+    let look = |source| UnbindError::Table(source);
+    let base = std::fs::canonicalize(&host.alloc_root).map_err(look)?.join(alloc.as_str());
+    let mut moved = Vec::new();
+    for entry in table::read_own().map_err(look)? {
+        let Ok(path) = entry.mount_point.strip_prefix(&base) else { continue };
+        let root = resolve::open_root(&host.alloc_root)
+            .and_then(|root| resolve::open_beneath(root.as_fd(), Path::new(alloc.as_str())))
+            .map_err(UnbindError::Destination)?;
+        let site = Site { root, path: path.to_owned() };
+        let Ok(found) = site.open_top().map_err(io::Error::other).and_then(|top| identity::identify(top.as_fd()))
+        else {
+            continue;
+        };
+        match identity {
+            Some(identity) if identity.mount_id == found.mount_id && identity.device == found.device => {
+                moved.push(site)
+            }
+            Some(_) => {}
+            // An agent died before it could note which mount it made: one in this task's directory that nobody explains
+            // may be it, and is left to a person rather than forgotten.
+            None if is_unexplained(&site.path, &binding.key.task) => return Err(UnbindError::Unexplained(site.path)),
+            None => {}
+        }
+    }
+    Ok(moved)
+}
+
+/// Whether a mount in a task's directory is not one of Nomad's own.
+fn is_unexplained(path: &Path, task: &str) -> bool {
+    let Ok(below) = path.strip_prefix(task) else { return false };
+    // Nomad mounts these on the task's directory itself, and a destination is never in them.
+    let nomads = ["alloc", "dev", "private", "proc", "secrets", "sys", "tmp"];
+    below.components().next().is_some_and(|first| !nomads.iter().any(|own| first.as_os_str() == *own))
+}
+
+fn unlink(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), UnbindError> {
+    let within = Path::new(alloc.as_str()).join(&binding.key.task).join(binding.key.destination.as_path());
+    let (Some(parent), Some(name)) = (within.parent(), within.file_name()) else { return Ok(()) };
+    let allocs = resolve::open_root(&host.alloc_root).map_err(UnbindError::Destination)?;
+    let parent = match resolve::open_beneath(allocs.as_fd(), parent) {
+        Ok(parent) => parent,
+        Err(error) if error.is_missing() => return Ok(()),
+        // The task has put something else in the way of its own link: nothing of ours is left there.
+        Err(resolve::ResolveError::Symlink(_) | resolve::ResolveError::NotADirectory(_)) => return Ok(()),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let target = link_target(host, alloc, binding);
+    let found = rustix::fs::readlinkat(&parent, name, Vec::new()).ok();
+    if found.is_some_and(|found| found.to_bytes() == target.as_os_str().as_encoded_bytes()) {
+        // Gone meanwhile is as good.
+        let _ = rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty());
+    }
+    Ok(())
+}
+
+/// Removes the directories that were made for a mount, from the inside out, as long as they are empty. A directory that
+/// is not ends it: it is the job's or Nomad's.
+fn remove_empty_directories(site: &Site, alloc: &AllocId, binding: &Binding) {
+    // In an allocation `<task>/local` and above are Nomad's to remove; a folder of links is all ours.
+    let keep = match binding.placement {
+        Placement::Mount => Path::new(&binding.key.task).join("local"),
+        Placement::Link => PathBuf::new(),
+    };
+    let task = Path::new(&binding.key.task);
+    for path in site.path.ancestors() {
+        if path == keep || path == task && binding.placement == Placement::Mount || path.as_os_str().is_empty() {
+            break;
+        }
+        match resolve::remove_empty(site.root.as_fd(), path) {
+            Ok(_) => {}
+            Err(resolve::ResolveError::NotEmpty(_)) => break,
+            Err(error) => {
+                tracing::debug!(%alloc, path = %path.display(), %error, "an empty directory stays");
+                break;
+            }
+        }
+    }
+}
+
+/// Whether Nomad has begun to remove this allocation's directory, or has done so: the shared directory is gone.
+pub fn is_collected(host: &Host, alloc: &AllocId) -> bool {
+    let shared = Path::new(alloc.as_str()).join("alloc");
+    resolve::open_root(&host.alloc_root)
+        .and_then(|root| resolve::open_beneath(root.as_fd(), &shared))
+        .is_err_and(|error| error.is_missing())
+}
+
+/// Removes what a collection left of an allocation because a mount was in its way: directories, from the inside out,
+/// each only if it is empty. Nothing else is ever removed, and nothing at all while Nomad still has the allocation.
+pub fn sweep(host: &Host, alloc: &AllocId, key: &BindingKey) {
+    if !is_collected(host, alloc) {
+        return;
+    }
+    let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return };
+    let leaf = Path::new(alloc.as_str()).join(&key.task).join(key.destination.as_path());
+    for path in leaf.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        match resolve::remove_empty(allocs.as_fd(), path) {
+            Ok(true) => tracing::info!(path = %path.display(), "removed an empty directory that a collection had left"),
+            Ok(false) => {}
+            Err(_) => break,
+        }
+    }
+}
