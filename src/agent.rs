@@ -9,10 +9,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -31,12 +31,14 @@ use crate::nomad::watch::Watch;
 use crate::reconcile::Handle;
 use crate::reconcile::error::whole;
 use crate::reconcile::reconciler::{Done, Reconciler, StartError};
-use crate::sys::{memory, users};
+use crate::sys::{memory, process, users};
 
 /// How long the guard may take to say hello.
 const HELLO: Duration = Duration::from_secs(2);
 /// The first wait before a guard that does not answer is looked for again; doubled up to [`LONGEST_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// How long a former agent may take to die.
+const DYING: Duration = Duration::from_secs(2);
 /// The longest such wait.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
@@ -158,14 +160,59 @@ fn make_folder(path: &PathBuf, mode: u32) -> Result<(), AgentError> {
 }
 
 /// Two agents on one state directory would undo each other's work.
+///
+/// A killed agent's lock can outlive it: a worker of it that waits for a server that hangs, or for the disk, ends only
+/// when it is answered, and until then the kernel keeps the descriptors of all. So the lock names its holder, and one
+/// whose main thread is gone holds nothing.
 fn lock(config: &Config) -> Result<File, AgentError> {
     let path = config.state_dir.join("agent.lock");
     let place = |source| AgentError::Place { path: path.clone(), source };
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AgentError::Another(config.state_dir.clone())),
-        Err(errno) => Err(place(errno.into())),
+    // Whoever takes a dead one's lock over does so alone; it is held for moments, by nobody who waits for a server.
+    let turn = open_lock(&config.state_dir.join("agent.turn")).map_err(place)?;
+    rustix::fs::flock(&turn, FlockOperation::LockExclusive).map_err(|errno| place(errno.into()))?;
+    let patience = Instant::now() + DYING;
+    let (file, locked) = loop {
+        let file = open_lock(&path).map_err(place)?;
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // One that was killed just now is there for a moment still.
+        if locked.is_ok() || holder_is_gone(&path) || Instant::now() > patience {
+            break (file, locked);
+        }
+        std::thread::sleep(FIRST_LOOK);
+    };
+    let file = match locked {
+        Ok(()) => file,
+        Err(rustix::io::Errno::WOULDBLOCK) if holder_is_gone(&path) => {
+            tracing::warn!(
+                "the former agent was killed, and a thread of it still waits in the kernel: its lock is taken over"
+            );
+            fs::remove_file(&path).map_err(place)?;
+            let file = open_lock(&path).map_err(place)?;
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| place(errno.into()))?;
+            file
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(AgentError::Another(config.state_dir.clone())),
+        Err(errno) => return Err(place(errno.into())),
+    };
+    let pid = i32::try_from(std::process::id()).map_err(|error| place(io::Error::other(error)))?;
+    let holder = format!("{pid} {}\n", process::start_time(pid).map_err(place)?);
+    file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0)).map_err(place)?;
+    Ok(file)
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Whether the process that the lock names is gone, or only what the kernel has not let go of it is left.
+fn holder_is_gone(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(pid)), Some(Ok(started))) = (words.next(), words.next()) else { return false };
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    match process::start_time(pid) {
+        Ok(found) => found != started || process::is_zombie(pid),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

@@ -44,6 +44,14 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a line of /proc/PID/stat"))
 }
 
+/// Whether process `pid` has ended and is only not let go yet: its main thread is a zombie (proc_pid_stat(5)). Threads
+/// of it that wait in the kernel can be there still.
+pub fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')');
+    matches!(end_of_name.and_then(|end| stat.get(end + 2)), Some(b'Z' | b'X'))
+}
+
 /// How long ago process `pid` started.
 pub fn age(pid: i32) -> io::Result<std::time::Duration> {
     let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
