@@ -120,7 +120,17 @@ fn host_mounts_of(volume: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
 fn pages(world: &World) -> anyhow::Result<Vec<Value>> {
     let mut pages = Vec::new();
     for entry in std::fs::read_dir(world.state_dir().join("ledger"))? {
-        pages.push(serde_json::from_slice(&std::fs::read(entry?.path())?).context("a page is JSON")?);
+        let path = entry?.path();
+        // What has another ending is a page that is being written, which no agent takes for one.
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match std::fs::read(&path) {
+            Ok(text) => pages.push(serde_json::from_slice(&text).context("a page is JSON")?),
+            // It was forgotten between the listing and the look.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(pages)
 }

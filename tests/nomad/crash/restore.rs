@@ -20,7 +20,10 @@ fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready()
     unmount_as_a_reboot_does(&world, &alloc)?;
     start_until_ready(&world)?;
     assert_restored(&world, &volume, &alloc)?;
-    assert_ne!(pages(&world)?, before, "the ledger knows the new mounts");
+    // Ready means mounted and proved; that the new mounts are noted is not waited for.
+    world.wait_until("a ledger that knows the new mounts", PATIENCE, || {
+        Ok((is_recorded(&world, &alloc)? && pages(&world)? != before).then_some(()))
+    })?;
 
     // Nomad comes up after the agent, and starts tasks at once that find their mounts by then.
     world.kill_nomad()?;
