@@ -3,6 +3,7 @@
 //! Everything here runs in a worker: [`observe`], [`bind`] and [`replace`] in the source's own, since they ask its file
 //! system; [`unbind`] in the host's, since it never does.
 
+pub mod inside;
 mod leave;
 mod volume;
 

@@ -44,6 +44,18 @@ pub fn identify(fd: BorrowedFd<'_>) -> io::Result<Identity> {
     })
 }
 
+/// The reusable id of the mount that a descriptor lies in, as mountinfo has it. Returns at once, as [`identify`] does.
+///
+/// Errors: as [`identify`].
+pub fn reusable_mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat =
+        rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel reports no mount ids (Linux 5.8 does)"));
+    }
+    Ok(stat.stx_mnt_id)
+}
+
 fn is_directory(stat: &Statx) -> bool {
     FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory
 }

@@ -5,7 +5,8 @@
 //!
 //! * [`mount`] clones, flags, places and removes mounts.
 //! * [`identity`] says which mount and which inode a descriptor is, without asking a server.
-//! * [`table`] reads the kernel's mount table.
+//! * [`table`] reads the kernel's mount table; [`tree`] says what of it is visible at a path.
+//! * [`namespace`] works in the mount namespaces of others; [`table_watch`] tells when a mount table changes.
 //! * [`resolve`] opens, makes and removes directories beneath a root that others may attack.
 //! * [`inode`] changes a directory's own attributes (immutable, mode, owner).
 //! * [`process`] identifies processes and finds who holds a clone of a mount.
@@ -23,12 +24,15 @@ pub mod identity;
 pub mod inode;
 pub mod memory;
 pub mod mount;
+pub mod namespace;
 pub mod peer;
 pub mod process;
 pub mod removals;
 pub mod resolve;
 pub mod seqpacket;
 pub mod table;
+pub mod table_watch;
+pub mod tree;
 pub mod users;
 
 use std::os::fd::{AsRawFd, BorrowedFd};

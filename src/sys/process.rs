@@ -168,31 +168,64 @@ pub struct MountClone {
 }
 
 /// Finds the mount namespaces other than the caller's that hold a mount of this device and root directory, one
-/// process of each. A namespace is read once, or once for each root directory that its processes have, since a
-/// process sees only mounts beneath its own root.
+/// process of each.
+///
+/// Errors: as [`read_foreign_tables`].
+pub fn find_clones(device: (u32, u32), root: &Path) -> io::Result<Vec<MountClone>> {
+    let mut clones: Vec<MountClone> = Vec::new();
+    read_foreign_tables(
+        |_, _| false,
+        |pid, mount_namespace, entries| {
+            let found = entries.iter().any(|entry| entry.device == device && entry.root == root);
+            if found {
+                clones.push(MountClone { pid, mount_namespace });
+            }
+            found
+        },
+    )?;
+    Ok(clones)
+}
+
+/// Goes through the processes that are in other mount namespaces than the caller, and reads the mount table of each
+/// namespace once, or once for each root directory that its processes have, since a process sees only mounts beneath
+/// its own root. `is_known` is asked with pid and namespace before a table is read, which can be slow; `look` is given
+/// both with the table, and says whether the namespace needs no further look. Returns all these processes, each
+/// with its namespace.
 ///
 /// Errors: /proc cannot be read, or a namespace that still exists cannot be looked into: then nobody may
-/// conclude that no clone is left.
-pub fn find_clones(device: (u32, u32), root: &Path) -> io::Result<Vec<MountClone>> {
+/// conclude that a mount is in no namespace any more.
+pub fn read_foreign_tables(
+    mut is_known: impl FnMut(i32, u64) -> bool,
+    mut look: impl FnMut(i32, u64, &[table::Entry]) -> bool,
+) -> io::Result<Vec<(i32, u64)>> {
     let own = own_mount_namespace()?;
+    let mut processes = Vec::new();
     let mut read: BTreeSet<(u64, PathBuf)> = BTreeSet::new();
     let mut unread: Vec<((u64, PathBuf), io::Error)> = Vec::new();
-    let mut clones: Vec<MountClone> = Vec::new();
+    let mut done: BTreeSet<u64> = BTreeSet::new();
     for pid in find_processes()? {
         // Zombies and processes that have just ended have no namespace any more.
         let Ok(mount_namespace) = mount_namespace(pid) else { continue };
         if mount_namespace == own {
             continue;
         }
+        processes.push((pid, mount_namespace));
+        if done.contains(&mount_namespace) {
+            continue;
+        }
         let Ok(process_root) = std::fs::read_link(format!("/proc/{pid}/root")) else { continue };
         let key = (mount_namespace, process_root);
-        if read.contains(&key) || clones.iter().any(|clone| clone.mount_namespace == mount_namespace) {
+        if read.contains(&key) {
+            continue;
+        }
+        if is_known(pid, mount_namespace) {
+            read.insert(key);
             continue;
         }
         match table::read_of(pid) {
             Ok(entries) => {
-                if entries.iter().any(|entry| entry.device == device && entry.root == root) {
-                    clones.push(MountClone { pid, mount_namespace });
+                if look(pid, mount_namespace, &entries) {
+                    done.insert(mount_namespace);
                 }
                 read.insert(key);
             }
@@ -201,10 +234,38 @@ pub fn find_clones(device: (u32, u32), root: &Path) -> io::Result<Vec<MountClone
             Err(error) => unread.push((key, error)),
         }
     }
-    match unread.into_iter().find(|(key, _)| !read.contains(key)) {
+    match unread.into_iter().find(|(key, _)| !read.contains(key) && !done.contains(&key.0)) {
         Some((_, error)) => Err(error),
-        None => Ok(clones),
+        None => Ok(processes),
     }
+}
+
+/// A process of mount namespace `namespace` that has something of the mount with this reusable id open, or works in it,
+/// and the name of its program. None where none is found: a mapped file, or a process that has ended meanwhile.
+pub fn find_user_of_mount(namespace: u64, mount_id: u64) -> Option<(i32, String)> {
+    let mut pids = find_processes().ok()?;
+    pids.retain(|pid| mount_namespace(*pid).is_ok_and(|found| found == namespace));
+    let pid = pids.into_iter().find(|pid| uses_mount(*pid, mount_id))?;
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
+}
+
+fn uses_mount(pid: i32, mount_id: u64) -> bool {
+    let works_in = ["cwd", "root", "exe"].iter().any(|link| {
+        // What the kernel has; no server is asked.
+        let path = format!("/proc/{pid}/{link}");
+        rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)
+            .is_ok_and(|stat| stat.stx_mnt_id == mount_id)
+    });
+    let has_open = || {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+        descriptors.flatten().any(|descriptor| {
+            let text = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+            let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+            id == Some(mount_id)
+        })
+    };
+    works_in || has_open()
 }
 
 #[cfg(test)]

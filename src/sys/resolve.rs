@@ -88,6 +88,21 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Resolv
     open_with(root, path, BENEATH)
 }
 
+/// As [`open_beneath`], of whatever is there that is no symbolic link: a directory, a file, a socket.
+pub fn open_any_beneath(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ResolveError> {
+    let names: PathBuf = components(path)?.iter().collect();
+    let name = if names.as_os_str().is_empty() { OsStr::new(".") } else { names.as_os_str() };
+    // Without O_NOFOLLOW: with it and O_PATH the kernel opens a symbolic link at the end itself.
+    let kind = OFlags::PATH | OFlags::CLOEXEC;
+    open_kind(root, name, kind, BENEATH).map_err(|errno| match errno {
+        Errno::LOOP => ResolveError::Symlink(path.to_owned()),
+        Errno::XDEV => ResolveError::LeavesRoot(path.to_owned()),
+        Errno::NOTDIR => ResolveError::NotADirectory(path.to_owned()),
+        Errno::NOENT => ResolveError::Missing(path.to_owned()),
+        other => call("openat2", path, other),
+    })
+}
+
 /// As [`open_beneath`], but every component, the last included, lies on the root's own mount.
 pub fn open_beneath_on_one_mount(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ResolveError> {
     open_with(root, path, BENEATH | ResolveFlags::NO_XDEV)
@@ -214,10 +229,14 @@ fn open_with(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result
 }
 
 fn open_one(parent: BorrowedFd<'_>, path: &OsStr, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    open_kind(parent, path, DIRECTORY, resolve)
+}
+
+fn open_kind(parent: BorrowedFd<'_>, path: &OsStr, kind: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match rustix::fs::openat2(parent, path, DIRECTORY, Mode::empty(), resolve) {
+        match rustix::fs::openat2(parent, path, kind, Mode::empty(), resolve) {
             // A rename somewhere on the system raced with the walk and the kernel cannot vouch for it.
             Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS => {}
             answer => return answer,

@@ -5,8 +5,12 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+
+use super::mount::Flags;
+use super::{descriptor_path, identity};
 
 /// One mount of a mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,10 @@ pub struct Entry {
     pub source: OsString,
     /// Whether this mount is read-only, by its own flag or the superblock's.
     pub read_only: bool,
+    /// The mount's own flags, whatever its superblock's.
+    pub flags: Flags,
+    /// The peer group that it is in, if it is shared (mount_namespaces(7)).
+    pub peer_group: Option<u64>,
     /// The superblock's options, undecoded (`rw,memory` of a cgroup hierarchy).
     pub super_options: OsString,
 }
@@ -43,7 +51,24 @@ pub fn read_of(pid: i32) -> io::Result<Vec<Entry>> {
     parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?)
 }
 
-fn parse(text: &[u8]) -> io::Result<Vec<Entry>> {
+/// Where a directory is: the mount that it lies in, of a table of the caller's own mount namespace, and its path within
+/// that mount's file system.
+///
+/// Errors: what the kernel says, or `NotFound` where the mount is not in the table or the directory was removed.
+pub fn locate(directory: BorrowedFd<'_>, table: &[Entry]) -> io::Result<(Entry, PathBuf)> {
+    let id = identity::reusable_mount_id(directory)?;
+    let entry = table.iter().find(|entry| entry.mount_id == id).ok_or(io::ErrorKind::NotFound)?;
+    let path = std::fs::read_link(descriptor_path(directory))?;
+    let below = path.strip_prefix(&entry.mount_point).map_err(|_| io::ErrorKind::NotFound)?;
+    Ok((entry.clone(), join(&entry.root, below)))
+}
+
+/// As [`std::path::Path::join`], without a slash at the end where there is nothing to add.
+pub fn join(path: &std::path::Path, below: &std::path::Path) -> PathBuf {
+    if below.as_os_str().is_empty() { path.to_owned() } else { path.join(below) }
+}
+
+pub(super) fn parse(text: &[u8]) -> io::Result<Vec<Entry>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse_line).collect()
 }
 
@@ -64,11 +89,12 @@ fn fields(line: &[u8]) -> Option<Entry> {
     let mount_point = PathBuf::from(decode(words.next()?)?);
     let options = words.next()?;
     // Zero or more optional fields, ended by a lone hyphen.
-    words.find(|word| *word == b"-")?;
+    let optional: Vec<&[u8]> = words.by_ref().take_while(|word| *word != b"-").collect();
+    let peer_group = optional.iter().find_map(|word| number(word.strip_prefix(b"shared:")?));
     let fs_type = String::from_utf8(decode(words.next()?)?.into_vec()).ok()?;
     let source = decode(words.next()?)?;
     let super_options = words.next()?;
-    let is_read_only = |options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == b"ro");
+    let has = |options: &[u8], wanted: &[u8]| options.split(|byte| *byte == b',').any(|option| option == wanted);
     Some(Entry {
         mount_id,
         parent,
@@ -77,7 +103,14 @@ fn fields(line: &[u8]) -> Option<Entry> {
         mount_point,
         fs_type,
         source,
-        read_only: is_read_only(options) || is_read_only(super_options),
+        read_only: has(options, b"ro") || has(super_options, b"ro"),
+        flags: Flags {
+            read_only: has(options, b"ro"),
+            nosuid: has(options, b"nosuid"),
+            nodev: has(options, b"nodev"),
+            noexec: has(options, b"noexec"),
+        },
+        peer_group,
         super_options: OsString::from_vec(super_options.to_vec()),
     })
 }
@@ -119,7 +152,7 @@ mod tests {
         assert_eq!(entry.root.as_os_str().as_bytes(), b"/a b");
         assert_eq!(entry.mount_point.as_os_str().as_bytes(), b"/mnt/\\x\ny\xff");
         assert_eq!(entry.source.as_bytes(), b"a -");
-        assert!(!entry.read_only);
+        assert!(!entry.read_only && entry.flags == Flags::default() && entry.peer_group == Some(7));
     }
 
     #[test]
