@@ -124,12 +124,18 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
 
     let client = Client::new(&settings(&config))?;
     let (news_sender, news) = mpsc::channel(16);
-    let (watch, watch_handle) = Watch::new(client, news_sender);
+    let (watch, watch_handle) = Watch::new(client.clone(), news_sender);
     let (handle, asks) = Handle::new();
     let (settled_sender, settled) = oneshot::channel();
     let guard_client = GuardClient::new(config.guard_socket());
-    let reconciler =
-        Reconciler::new(Arc::clone(&config), guard_client.clone(), handle.clone(), watch_handle, settled_sender)?;
+    let reconciler = Reconciler::new(
+        Arc::clone(&config),
+        guard_client.clone(),
+        handle.clone(),
+        client,
+        watch_handle,
+        settled_sender,
+    )?;
 
     let listen = |path: &PathBuf| host(format!("listen at {}", path.display()));
     let questions = api::question::listen(&config.question_socket()).map_err(listen(&config.question_socket()))?;

@@ -355,6 +355,8 @@ fn binding(volume: &str, namespace: &str, job: &str, state: &str, reason: Option
         state: state.into(),
         age_seconds: 3_725,
         reason: reason.map(Into::into),
+        last_fault: None,
+        last_repair: None,
     }
 }
 

@@ -327,6 +327,11 @@ async fn the_shipped_policy_suffices_and_each_of_its_lines_is_needed() {
     watched.connected().await;
     watched.listing("the job", |listing| listing.allocations.len() == 1).await;
     drop(watched);
+    client.restart_task(&up.id, "main").await.unwrap();
+    use_policy("no-lifecycle", &shipped.replace(", \"alloc-lifecycle\"", ""));
+    let line = r#"namespace "*" { capabilities = ["read-job", "alloc-lifecycle"] }"#;
+    denied(client.restart_task(&up.id, "main").await, Right::AllocLifecycle, line);
+    denied(client.stop_allocation(&up.id).await, Right::AllocLifecycle, line);
 
     use_policy("no-agent", &without(&shipped, "agent"));
     denied(client.agent_self().await, Right::AgentRead, r#"agent { policy = "read" }"#);

@@ -150,12 +150,27 @@ pub struct BindingStatus {
     pub source: String,
     /// Whether it is read-only there.
     pub read_only: bool,
-    /// `waiting`, `mounting`, `mounted`, `failed`, `leaving`.
+    /// `waiting`, `mounting`, `mounted`, `mending`, `hung`, `failed`, `leaving`.
     pub state: String,
     /// Seconds in this state.
     pub age_seconds: u64,
     /// Why it is not mounted.
     pub reason: Option<String>,
+    /// What last went wrong with it under its task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fault: Option<Happened>,
+    /// What was last mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_repair: Option<Happened>,
+}
+
+/// Something that happened to a binding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// What, in a few words.
+    pub cause: String,
+    /// When, in UTC as RFC 3339 writes it.
+    pub at: String,
 }
 
 /// The way of an allocation's volumes, step by step.

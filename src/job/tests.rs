@@ -29,6 +29,7 @@ fn task(name: &str, driver: &str, hook: Hook, meta: Meta<'_>) -> Task {
         memory_mb: 256,
         state: TaskState::Pending,
         started: false,
+        restarts: 0,
     }
 }
 

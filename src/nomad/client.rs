@@ -156,10 +156,41 @@ impl Client {
         }
     }
 
+    /// Restarts one running task, as `nomad alloc restart -task` does (`PUT /v1/client/allocation/:id/restart`, needs
+    /// `alloc-lifecycle` in the job's namespace). Nomad counts it as no failure of the task's.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`]; [`ClientError::Unavailable`] also where the task does not run.
+    pub async fn restart_task(&self, alloc: &AllocId, task: &str) -> Result<(), ClientError> {
+        let request = Request::new(format!("/v1/client/allocation/{alloc}/restart"), Right::AllocLifecycle);
+        let body = serde_json::json!({ "TaskName": task });
+        self.send(&request, self.put(&request).json(&body)).await.map(drop)
+    }
+
+    /// Stops an allocation and has its job placed anew, as `nomad alloc stop` does (`PUT /v1/allocation/:id/stop`, needs
+    /// `alloc-lifecycle` in the job's namespace).
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn stop_allocation(&self, alloc: &AllocId) -> Result<(), ClientError> {
+        let request = Request::new(format!("/v1/allocation/{alloc}/stop"), Right::AllocLifecycle);
+        self.send(&request, self.put(&request)).await.map(drop)
+    }
+
+    fn put(&self, request: &Request) -> reqwest::RequestBuilder {
+        let connection = &self.inner.connection;
+        connection.http.put(format!("{}{}", connection.base, request.path))
+    }
+
     async fn ask(&self, request: &Request) -> Result<Response, ClientError> {
-        let Inner { connection, context, token } = &*self.inner;
+        let connection = &self.inner.connection;
+        self.send(request, connection.http.get(format!("{}{}", connection.base, request.path))).await
+    }
+
+    async fn send(&self, request: &Request, sent: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+        let Inner { context, token, .. } = &*self.inner;
         let header = token.read_header()?;
-        let mut sent = connection.http.get(format!("{}{}", connection.base, request.path)).timeout(request.timeout);
+        let mut sent = sent.timeout(request.timeout);
         if let Some(value) = header {
             sent = sent.header("X-Nomad-Token", value);
         }

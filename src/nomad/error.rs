@@ -21,6 +21,8 @@ pub enum Right {
     NodeRead,
     /// `read-job` in the namespaces whose jobs may use storage.
     ReadJob,
+    /// `alloc-lifecycle` in the namespaces whose jobs say `on_failure = "restart"` or `"fail"`.
+    AllocLifecycle,
 }
 
 impl Right {
@@ -30,6 +32,7 @@ impl Right {
             Self::AgentRead => r#"agent { policy = "read" }"#,
             Self::NodeRead => r#"node { policy = "read" }"#,
             Self::ReadJob => r#"namespace "*" { capabilities = ["read-job"] }"#,
+            Self::AllocLifecycle => r#"namespace "*" { capabilities = ["read-job", "alloc-lifecycle"] }"#,
         }
     }
 }

@@ -143,6 +143,8 @@ pub struct Task {
     pub state: TaskState,
     /// Whether it has ever been started.
     pub started: bool,
+    /// How often it was started again, by its policy or by hand.
+    pub restarts: u64,
 }
 
 /// An allocation with the parts of its job that matter here.

@@ -176,6 +176,8 @@ struct WireState {
     state: String,
     #[serde(deserialize_with = "or_default")]
     started_at: String,
+    #[serde(deserialize_with = "or_default")]
+    restarts: u64,
 }
 
 #[derive(Deserialize)]
@@ -340,6 +342,7 @@ impl WireTask {
             },
             // Go writes a time that was never set as the year 1.
             started: !state.started_at.is_empty() && !state.started_at.starts_with("0001-"),
+            restarts: state.restarts,
         }
     }
 }

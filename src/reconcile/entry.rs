@@ -6,10 +6,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use super::binding::{Binding, BindingKey, Record, Recorded, Stage};
+use super::execute::Place;
 use super::plan::{self, BindingView, Observed, Wanted};
 use crate::api::types::MountReply;
 use crate::backend::SourceKey;
-use crate::job::Refusal;
+use crate::job::{OnFailure, Placement, Refusal};
 use crate::nomad::model::{AllocId, Allocation, TaskState};
 use crate::sys::identity::Identity;
 
@@ -56,6 +57,56 @@ pub struct Live {
     pub promised: bool,
     /// Numbers the look that a worker is at; it holds up nobody who takes the binding away.
     pub looking: Option<u64>,
+    /// What has become of it under its task, and of what its containers see.
+    pub health: Health,
+}
+
+/// What went wrong, or was mended, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What, in a few words.
+    pub cause: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl Event {
+    /// It happened now.
+    pub fn now(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), at: SystemTime::now() }
+    }
+}
+
+/// How a binding fares under its task.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// What is wrong still, on the host or in a container.
+    pub broken: Option<Event>,
+    /// The last thing that went wrong.
+    pub last_fault: Option<Event>,
+    /// The last thing that was mended.
+    pub last_repair: Option<Event>,
+    /// The task's containers have been looked into since anything changed.
+    pub is_looked_into: bool,
+    /// The mounts that its containers had of it at the last look.
+    pub places: Vec<Place>,
+    /// How often in a row the containers could not be mended, or none was found.
+    pub failures: u32,
+    /// When they are looked into again.
+    pub retry: Option<Instant>,
+    /// What Nomad is to be asked because the mount was lost: none if nothing.
+    pub plea: Option<Plea>,
+}
+
+/// A wish to Nomad that a loss has caused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plea {
+    /// To be asked, not before then.
+    Due(Instant, u32),
+    /// It is being asked.
+    Asking(u32),
+    /// Nomad has taken it.
+    Taken,
 }
 
 /// Why a step failed.
@@ -88,7 +139,18 @@ impl Live {
             doubted: false,
             promised: false,
             looking: None,
+            health: Health::default(),
         }
+    }
+
+    /// Notes that something is wrong with it.
+    pub fn note_fault(&mut self, cause: &str) {
+        let event = Event::now(cause);
+        self.health.last_fault = Some(event.clone());
+        self.health.broken = Some(event);
+        self.health.is_looked_into = false;
+        self.health.retry = None;
+        self.health.failures = 0;
     }
 
     /// Whether its error says to wait still, or for good, with bringing it, or with taking it away.
@@ -99,6 +161,8 @@ impl Live {
 
     /// What was proved of it may be so no longer: it is looked at once more.
     pub fn doubt(&mut self) {
+        self.health.is_looked_into = false;
+        self.health.retry = None;
         if self.in_flight.is_some() {
             self.doubted = true;
         } else if self.observed == Observed::Proper {
@@ -189,6 +253,22 @@ impl Entry {
         entry
     }
 
+    /// Takes what Nomad says of it now. A task that has been started has containers that nobody has looked into.
+    pub fn hear(&mut self, allocation: Allocation) {
+        let starts = |of: &Allocation, name: &str| of.task(name).map(|task| (task.state, task.restarts));
+        for live in self.bindings.values_mut() {
+            let name = &live.binding.key.task;
+            let before = self.allocation.as_ref().and_then(|former| starts(former, name));
+            if before != starts(&allocation, name) {
+                live.health.is_looked_into = false;
+                live.health.retry = None;
+                live.health.failures = 0;
+                live.health.plea = live.health.plea.filter(|plea| *plea != Plea::Taken);
+            }
+        }
+        self.allocation = Some(allocation);
+    }
+
     /// What is wanted of a binding. A task's own state decides, never the allocation's `ClientStatus`, which can say
     /// `failed` while tasks still run; while Nomad says nothing, what is recorded stays.
     pub fn wanted(&self, key: &BindingKey) -> Wanted {
@@ -216,6 +296,14 @@ impl Entry {
             .as_ref()
             .and_then(|allocation| allocation.task(&key.task))
             .is_some_and(|task| task.state == TaskState::Running)
+    }
+
+    /// Whether its task's containers may see something else of it than the host does.
+    fn is_to_be_looked_into(&self, live: &Live) -> bool {
+        // A task that is about to be restarted gets new containers.
+        let waits = matches!(live.health.plea, Some(Plea::Due(..) | Plea::Asking(_)));
+        let later = live.health.retry.is_some_and(|at| at > Instant::now());
+        live.binding.placement == Placement::Mount && !live.health.is_looked_into && !waits && !later
     }
 
     /// Whether every one of its tasks is over, or Nomad knows it no longer.
@@ -254,6 +342,8 @@ impl Entry {
                 recorded: self.recorded(live),
                 observed: live.observed,
                 used: self.uses(key),
+                given_up: self.uses(key) && live.binding.on_failure == OnFailure::Fail,
+                look_inside: self.is_to_be_looked_into(live),
             })
             .collect()
     }

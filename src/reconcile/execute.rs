@@ -3,6 +3,7 @@
 //! Everything here runs in a worker: [`observe`], [`bind`] and [`replace`] in the source's own, since they ask its file
 //! system; [`unbind`] in the host's, since it never does.
 
+mod displaced;
 pub mod inside;
 mod leave;
 mod volume;
@@ -23,6 +24,8 @@ use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve};
 
+pub use displaced::{Displaced, find_displaced, uncover};
+pub use inside::{Cache, Found, InsideError, Place, mend_inside};
 pub use leave::{Force, is_collected, sweep, unbind};
 pub use volume::Creation;
 use volume::open_volume;
@@ -117,7 +120,11 @@ pub fn observe(
         return Ok((Observed::Proper, Some(found)));
     }
     let ours = recorded.is_some_and(|recorded| recorded.mount_id == found.mount_id && recorded.device == found.device);
-    Ok((if ours { Observed::Stale } else { Observed::Foreign }, None))
+    if ours {
+        return Ok((Observed::Stale, None));
+    }
+    let is_covered = displaced::is_beneath(host, alloc, binding, &wanted)?;
+    Ok((if is_covered { Observed::Covered } else { Observed::Foreign }, None))
 }
 
 fn mark(host: &Host, binding: &Binding, mount: BorrowedFd<'_>) -> Result<(), BindError> {
@@ -172,6 +179,33 @@ pub fn bind(
     link(host, alloc, binding)?;
     prove(&site, &identity)?;
     Ok(identity)
+}
+
+/// The same where a mount that was made is no longer at its place: if it was moved and is still in the allocation's
+/// directory, it is put back, and stays the same mount.
+///
+/// # Errors
+/// As [`bind`].
+pub fn restore(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    source: &Attached,
+    former: &Identity,
+) -> Result<Identity, BindError> {
+    let moved = match binding.placement {
+        Placement::Mount => leave::find_moved(host, alloc, Some(former)),
+        Placement::Link => Ok(Vec::new()),
+    };
+    let moved = moved.map_err(BindError::host("look for a moved mount"))?;
+    let volume = open_volume(binding, source, Creation::Never)?;
+    let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
+    for from in moved {
+        if let Some(identity) = displaced::put_back(host, alloc, binding, &from, &wanted)? {
+            return Ok(identity);
+        }
+    }
+    bind(host, alloc, binding, source, Creation::Never)
 }
 
 /// The same where a mount of ours is dead: it is taken away first, lazily, since nothing can be read through it.
@@ -266,12 +300,27 @@ fn link(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), BindError
 ///
 /// # Errors
 /// [`BindError`] where the guard does not take it; a binding that is not mounted is no error.
-pub fn mark_anew(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<(), BindError> {
+pub fn mark_anew(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    identity: Option<&Identity>,
+) -> Result<(), BindError> {
     let top = match Site::of(host, alloc, binding).and_then(|site| site.open_top()) {
-        Ok(top) => top,
-        Err(error) if error.is_missing() => return Ok(()),
+        Ok(top) => Some(top),
+        Err(error) if error.is_missing() => None,
         Err(error) => return Err(BindError::Destination(error)),
     };
-    let found = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
-    if found.is_mount_root { mark(host, binding, top.as_fd()) } else { Ok(()) }
+    if let Some(top) = top {
+        let found = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
+        if found.is_mount_root {
+            return mark(host, binding, top.as_fd());
+        }
+    }
+    // Its task may have moved it, and Nomad would find it where it is now.
+    for moved in leave::find_moved(host, alloc, identity).map_err(BindError::host("look for a moved mount"))? {
+        let top = moved.open_top().map_err(BindError::Destination)?;
+        mark(host, binding, top.as_fd())?;
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says.
 
 pub mod binding;
 pub mod entry;
@@ -14,6 +14,7 @@ pub mod error;
 pub mod execute;
 mod hooks;
 pub mod ledger;
+mod mending;
 mod news;
 mod pages;
 pub mod plan;

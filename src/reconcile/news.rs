@@ -164,7 +164,7 @@ impl Reconciler {
                 continue;
             }
             let is_new = entry.allocation.is_none();
-            entry.allocation = Some(allocation);
+            entry.hear(allocation);
             if is_new {
                 self.warm(&alloc);
             }
@@ -226,16 +226,16 @@ impl Reconciler {
         let recorded: Vec<_> = self
             .entries
             .values()
-            .flat_map(|entry| entry.bindings.values().map(|live| (entry.id.clone(), live)))
-            .filter(|(_, live)| live.intent.is_some() && live.binding.placement == Placement::Mount)
-            .map(|(alloc, live)| (alloc, live.binding.clone()))
+            .flat_map(|entry| entry.bindings.iter().map(|(key, live)| (entry.id.clone(), live, entry.identity(key))))
+            .filter(|(_, live, _)| live.intent.is_some() && live.binding.placement == Placement::Mount)
+            .map(|(alloc, live, identity)| (alloc, live.binding.clone(), identity))
             .collect();
         if recorded.is_empty() {
             return;
         }
         self.submit(Desk::Host, move || {
-            for (alloc, binding) in &recorded {
-                if let Err(error) = execute::mark_anew(&host, alloc, binding) {
+            for (alloc, binding, identity) in &recorded {
+                if let Err(error) = execute::mark_anew(&host, alloc, binding, identity.as_ref()) {
                     tracing::error!(%alloc, task = binding.key.task, reason = whole(&error), "a mount is not in the new guard's care yet");
                 }
             }

@@ -29,6 +29,8 @@ pub enum Observed {
     Proper,
     /// A mount of ours is there, and its source is no longer: nothing can be read through it.
     Stale,
+    /// The right mount is there, and something else is mounted over it.
+    Covered,
     /// Something is mounted there that is not ours. It is left alone, and the binding fails and says so; only when the
     /// task is over is it unmounted like ours, since Nomad would otherwise delete what is in it.
     Foreign,
@@ -62,6 +64,10 @@ pub struct BindingView {
     pub observed: Observed,
     /// Whether its task is known to run: whatever is wanted, its mount then stays.
     pub used: bool,
+    /// Whether a dead mount stays dead, since the job would rather lose its task than go on with lost files.
+    pub given_up: bool,
+    /// Whether the containers of its task have to be looked into.
+    pub look_inside: bool,
 }
 
 /// Something to do now.
@@ -77,6 +83,10 @@ pub enum Step {
     Bind(BindingKey),
     /// Take a dead mount of ours away, and make it anew.
     Replace(BindingKey),
+    /// Take away what is mounted over it.
+    Uncover(BindingKey),
+    /// Look into the containers of its task, and mend what they see of it.
+    MendInside(BindingKey),
     /// Write into the ledger that it is made.
     Complete(BindingKey),
     /// Unmount it, and remove the directory beneath if it is empty.
@@ -114,11 +124,13 @@ fn bring(view: &BindingView) -> Option<Step> {
     }
     match view.observed {
         Observed::Foreign => None,
-        Observed::Proper => (view.recorded == Recorded::Intended).then(|| Step::Complete(view.key.clone())),
+        Observed::Proper if view.recorded == Recorded::Intended => Some(Step::Complete(view.key.clone())),
+        Observed::Proper => (view.used && view.look_inside).then(|| Step::MendInside(view.key.clone())),
         _ if !view.source_attached => Some(Step::Attach(view.source.clone())),
         Observed::Unseen => Some(Step::Observe(view.key.clone())),
         Observed::Missing => Some(Step::Bind(view.key.clone())),
-        Observed::Stale => Some(Step::Replace(view.key.clone())),
+        Observed::Stale => (!view.given_up).then(|| Step::Replace(view.key.clone())),
+        Observed::Covered => Some(Step::Uncover(view.key.clone())),
     }
 }
 
@@ -178,6 +190,16 @@ mod tests {
                     assert_eq!(view.observed, Observed::Stale);
                     view.observed = Observed::Proper;
                 }
+                Step::Uncover(key) => {
+                    let view = self.view(key);
+                    assert_eq!(view.observed, Observed::Covered);
+                    view.observed = Observed::Proper;
+                }
+                Step::MendInside(key) => {
+                    let view = self.view(key);
+                    assert_eq!(view.observed, Observed::Proper, "mended a container with a mount that is not proved");
+                    view.look_inside = false;
+                }
                 Step::Complete(key) => self.view(key).recorded = Recorded::Mounted,
                 Step::Unbind(key) => {
                     let view = self.view(key);
@@ -215,18 +237,23 @@ mod tests {
                 Just(Observed::Missing),
                 Just(Observed::Proper),
                 Just(Observed::Stale),
+                Just(Observed::Covered),
                 Just(Observed::Foreign)
             ],
-            any::<bool>(),
+            any::<(bool, bool, bool)>(),
         )
-            .prop_map(|(source, attached, wanted, recorded, observed, used)| BindingView {
-                key: BindingKey { task: String::new(), destination: Destination("local".into()) },
-                source: SourceKey(format!("host-{source}")),
-                source_attached: attached,
-                wanted,
-                recorded,
-                observed,
-                used,
+            .prop_map(|(source, attached, wanted, recorded, observed, (used, given_up, look_inside))| {
+                BindingView {
+                    key: BindingKey { task: String::new(), destination: Destination("local".into()) },
+                    source: SourceKey(format!("host-{source}")),
+                    source_attached: attached,
+                    wanted,
+                    recorded,
+                    observed,
+                    used,
+                    given_up,
+                    look_inside,
+                }
             })
     }
 
@@ -262,9 +289,11 @@ mod tests {
             for view in &world.views {
                 match view.wanted {
                     Wanted::Bound if view.observed == Observed::Foreign => {}
+                    Wanted::Bound if view.observed == Observed::Stale => prop_assert!(view.given_up),
                     Wanted::Bound => {
                         prop_assert_eq!(view.observed, Observed::Proper);
                         prop_assert_eq!(view.recorded, Recorded::Mounted);
+                        prop_assert!(!(view.used && view.look_inside), "a container was not looked into");
                     }
                     Wanted::Gone if view.used => {}
                     Wanted::Gone => prop_assert_eq!(view.recorded, Recorded::No),
@@ -295,6 +324,8 @@ mod tests {
                 recorded: Recorded::Mounted,
                 observed: Observed::Proper,
                 used: true,
+                given_up: false,
+                look_inside: false,
             }).collect();
             prop_assert_eq!(plan(&views, count > 0), if count > 0 { vec![] } else { Vec::<Step>::new() });
         }
@@ -310,6 +341,8 @@ mod tests {
             recorded: Recorded::Intended,
             observed: Observed::Foreign,
             used: false,
+            given_up: false,
+            look_inside: true,
         };
         assert_eq!(plan(&[view], true), vec![]);
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use super::binding::BindingKey;
 use super::entry::Entry;
 use super::error::{BindError, UnbindError};
-use super::execute::{Force, Host};
+use super::execute::{Cache, Displaced, Force, Found, Host, InsideError};
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
 use super::questions::Asked;
@@ -22,10 +22,12 @@ use crate::backend::{AttachError, Attached, DetachError, SourceKey};
 use crate::config::Config;
 use crate::guard::GuardClient;
 use crate::guard::wire::Hello;
+use crate::nomad::client::Client;
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::{News, WatchHandle};
 use crate::sys::identity::Identity;
 use crate::sys::removals::{Removal, Removals};
+use crate::sys::table_watch::{TableEvent, TableWatch};
 use crate::volume::Registry;
 
 /// What a worker or a watcher reports.
@@ -56,6 +58,14 @@ pub enum Done {
     Nothing,
     /// Something was removed from Nomad's allocation root.
     Removed(Removal),
+    /// A mount table has changed.
+    Table(TableEvent),
+    /// These proved mounts are not what is seen at their places.
+    Displaced(Vec<(AllocId, BindingKey, Identity, Displaced)>),
+    /// The containers of a binding's task have been looked into, with this mount of the host's.
+    MendedInside(AllocId, BindingKey, u64, Identity, Result<Found, InsideError>),
+    /// Nomad has been asked to restart a task, or to stop the allocation.
+    Pleaded(AllocId, Option<String>, Result<(), String>),
     /// A guard answers, or none.
     Guard(Result<Hello, String>),
 }
@@ -111,6 +121,16 @@ pub struct Reconciler {
     settled: Option<tokio::sync::oneshot::Sender<()>>,
     inbox: UnboundedReceiver<Done>,
     removals: Option<Removals>,
+    /// Asks Nomad for what the watch does not.
+    pub(super) client: Client,
+    pub(super) tables: Option<TableWatch>,
+    /// Whose the watched mount namespaces are.
+    pub(super) containers: BTreeMap<u64, (AllocId, String)>,
+    /// What looks into containers remember.
+    pub(super) inside: Arc<Cache>,
+    /// A look at all of the host's mounts is under way; and another has become due.
+    pub(super) checking: bool,
+    pub(super) check_again: bool,
 }
 
 /// Why the reconciler cannot start.
@@ -142,6 +162,7 @@ impl Reconciler {
         config: Arc<Config>,
         guard_client: GuardClient,
         handle: Handle,
+        client: Client,
         watch: WatchHandle,
         settled: tokio::sync::oneshot::Sender<()>,
     ) -> Result<Self, StartError> {
@@ -174,8 +195,15 @@ impl Reconciler {
             settled: Some(settled),
             inbox,
             removals: None,
+            client,
+            tables: None,
+            containers: BTreeMap::new(),
+            inside: Arc::default(),
+            checking: false,
+            check_again: false,
             config,
         };
+        reconciler.watch_tables();
         reconciler.recall_sources()?;
         for page in pages {
             tracing::info!(alloc = %page.alloc, bindings = page.bindings.len(), "recalled from the ledger");
@@ -243,6 +271,12 @@ impl Reconciler {
             Done::Obstacle(obstacle) => self.note_obstacle(obstacle),
             Done::Nothing => {}
             Done::Removed(removal) => self.note_removed(&removal),
+            Done::Table(event) => self.note_table(event),
+            Done::Displaced(displaced) => self.note_displaced(displaced),
+            Done::MendedInside(alloc, key, look, identity, found) => {
+                self.note_mended_inside(&alloc, &key, look, identity, found);
+            }
+            Done::Pleaded(alloc, task, answer) => self.note_pleaded(&alloc, task.as_deref(), answer),
             Done::Guard(hello) => self.note_guard(hello),
         }
     }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::entry::{Entry, Live};
+use super::entry::{Entry, Event, Live};
 use super::plan::{Observed, Wanted};
 use super::reconciler::Reconciler;
 use super::source::{Source, State};
-use crate::api::types::{BindingStatus, Explanation, GuardStatus, NomadStatus, SourceStatus, Status, Step, StepState};
+use crate::api::types::{
+    BindingStatus, Explanation, GuardStatus, Happened, NomadStatus, SourceStatus, Status, Step, StepState,
+};
 use crate::backend;
 use crate::job::{Kind, Placement, Refusal};
 use crate::nomad::model::AllocId;
@@ -89,6 +91,8 @@ impl Reconciler {
             state: state.to_owned(),
             age_seconds: live.since.elapsed().as_secs(),
             reason,
+            last_fault: live.health.last_fault.as_ref().map(happened),
+            last_repair: live.health.last_repair.as_ref().map(happened),
         }
     }
 
@@ -106,12 +110,18 @@ impl Reconciler {
         if failure.is_some() {
             return ("failed", failure);
         }
+        if let Some(broken) = &live.health.broken {
+            // The host's mount alone makes no task whole.
+            return ("mending", Some(broken.cause.clone()));
+        }
         match live.observed {
-            Observed::Proper if live.in_flight.is_none() => {
+            // Who only looks into a container finds out whether it is as well as the host.
+            Observed::Proper if live.in_flight.is_none() || live.looking.is_some() => {
                 let attached = self.sources.get(&live.binding.source).is_some_and(|source| source.attached().is_some());
                 // Never called mounted while its source is not proved to be there.
                 if attached { ("mounted", None) } else { ("waiting", self.source_reason(live)) }
             }
+            Observed::Stale => ("failed", Some("its mount is dead, and its job has it stay so".to_owned())),
             Observed::Foreign => ("failed", Some("something else is mounted at its destination".to_owned())),
             _ if live.in_flight.is_some() => ("mounting", None),
             _ => ("waiting", self.source_reason(live)),
@@ -241,8 +251,18 @@ impl Reconciler {
                 ("leaving", None) => step(&name, StepState::Waiting, "its task is over; it is being unmounted".into()),
                 (state, None) => step(&name, StepState::Waiting, reason.unwrap_or_else(|| state.to_owned())),
             });
+            for (name, event) in [("last fault", &live.health.last_fault), ("last repair", &live.health.last_repair)] {
+                if let Some(event) = event {
+                    let event = happened(event);
+                    steps.push(step(name, StepState::Done, format!("{} ({})", event.cause, event.at)));
+                }
+            }
         }
     }
+}
+
+fn happened(event: &Event) -> Happened {
+    Happened { cause: event.cause.clone(), at: humantime::format_rfc3339_seconds(event.at).to_string() }
 }
 
 fn shown(path: &std::path::Path) -> String {

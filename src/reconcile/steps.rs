@@ -44,6 +44,7 @@ impl Reconciler {
                 self.take_step(alloc, step, now);
             }
         }
+        self.serve_pleas(alloc);
         self.serve_hooks(alloc);
         self.serve_questions(alloc);
         self.drop_if_over(alloc);
@@ -60,9 +61,12 @@ impl Reconciler {
                 self.save(alloc);
             }
             Step::Forget => self.forget(alloc),
-            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) if self.is_held(alloc, &key, false, now) => {}
+            Step::Observe(key) | Step::Bind(key) | Step::Replace(key) | Step::Uncover(key) | Step::MendInside(key)
+                if self.is_held(alloc, &key, false, now) => {}
             Step::Unbind(key) if self.is_held(alloc, &key, true, now) => {}
-            Step::Observe(key) => self.start_observing(alloc, &key),
+            Step::Observe(key) => self.start_observing(alloc, &key, Cover::Left),
+            Step::Uncover(key) => self.start_observing(alloc, &key, Cover::Removed),
+            Step::MendInside(key) => self.start_mending_inside(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
             Step::Unbind(key) => self.start_unbinding(alloc, &key, Force::WhenUnused),
@@ -77,11 +81,11 @@ impl Reconciler {
         live.is_none_or(|live| is_at_it(live) || live.is_held_back(leaving, now))
     }
 
-    fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
+    pub(super) fn live_mut(&mut self, alloc: &AllocId, key: &BindingKey) -> Option<&mut Live> {
         self.entries.get_mut(alloc)?.bindings.get_mut(key).map(Box::as_mut)
     }
 
-    fn start_observing(&mut self, alloc: &AllocId, key: &BindingKey) {
+    fn start_observing(&mut self, alloc: &AllocId, key: &BindingKey, cover: Cover) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         let recorded = entry.page.as_ref().and_then(|page| page.find(key)).and_then(|recorded| match &recorded.stage {
@@ -99,7 +103,11 @@ impl Reconciler {
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
-            let found = execute::observe(&host, &alloc, &binding, &source, recorded.as_ref());
+            let found = match cover {
+                Cover::Left => Ok(()),
+                Cover::Removed => execute::uncover(&host, &alloc, &binding, &source),
+            };
+            let found = found.and_then(|()| execute::observe(&host, &alloc, &binding, &source, recorded.as_ref()));
             Done::Observed(alloc, key, look, found)
         });
     }
@@ -107,12 +115,7 @@ impl Reconciler {
     fn start_binding(&mut self, alloc: &AllocId, key: &BindingKey, replace: bool) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let was_made = entry
-            .page
-            .as_ref()
-            .and_then(|page| page.find(key))
-            .is_some_and(|recorded| matches!(recorded.stage, Stage::Mounted(_)));
-        let creation = if was_made { Creation::Never } else { Creation::AsDefined };
+        let former = entry.identity(key);
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let binding = live.binding.clone();
         let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
@@ -121,10 +124,10 @@ impl Reconciler {
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
-            let bound = if replace {
-                execute::replace(&host, &alloc, &binding, &source)
-            } else {
-                execute::bind(&host, &alloc, &binding, &source, creation)
+            let bound = match former {
+                _ if replace => execute::replace(&host, &alloc, &binding, &source),
+                Some(former) => execute::restore(&host, &alloc, &binding, &source, &former),
+                None => execute::bind(&host, &alloc, &binding, &source, Creation::AsDefined),
             };
             Done::Bound(alloc, key, bound)
         });
@@ -162,6 +165,11 @@ impl Reconciler {
             Ok((observed, identity)) => {
                 live.already = observed == Observed::Proper;
                 live.settle(observed, identity);
+                match observed {
+                    Observed::Stale => self.note_dead(alloc, key),
+                    Observed::Proper => self.note_host_whole(alloc, key),
+                    _ => {}
+                }
                 self.touch(alloc);
             }
             Err(error) => self.fail_binding(alloc, key, &error),
@@ -182,7 +190,9 @@ impl Reconciler {
                     "mounted"
                 );
                 live.settle(Observed::Proper, Some(identity));
+                live.health.is_looked_into = false;
                 self.note_replaced(alloc, key, &identity);
+                self.note_host_whole(alloc, key);
                 self.touch(alloc);
             }
             // A mount is there that this agent knows nothing of: see whose it is.
@@ -367,6 +377,13 @@ impl Reconciler {
     }
 }
 
+/// What becomes of a mount that covers a binding, before the binding is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cover {
+    Left,
+    Removed,
+}
+
 impl Live {
     fn settle(&mut self, observed: Observed, identity: Option<Identity>) {
         if self.observed != observed {
@@ -375,6 +392,9 @@ impl Live {
         // What changed meanwhile is looked at once more before anything is called proved.
         let doubted = std::mem::take(&mut self.doubted) && observed == Observed::Proper;
         self.observed = if doubted { Observed::Unseen } else { observed };
+        if self.identity != identity {
+            self.health.is_looked_into = false;
+        }
         self.identity = identity;
         self.error = None;
     }

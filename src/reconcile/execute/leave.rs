@@ -49,7 +49,7 @@ pub fn unbind(
     }
     // The task owns the directories above its mount and may have renamed them, or put something in their place: that the
     // mount is not where it was made does not say that it is gone.
-    for moved in find_moved(host, alloc, binding, identity)? {
+    for moved in find_left(host, alloc, binding, identity)? {
         tracing::warn!(%alloc, task = binding.key.task, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
         take_away(&moved, force)?;
         // Nothing but the mount's own directory: what lies above is where the task has put it.
@@ -57,6 +57,25 @@ pub fn unbind(
     }
     remove_empty_directories(&site, alloc, binding);
     Ok(())
+}
+
+/// What is left of a binding elsewhere in its allocation's directory.
+fn find_left(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    identity: Option<&Identity>,
+) -> Result<Vec<Site>, UnbindError> {
+    if identity.is_some() {
+        return find_moved(host, alloc, identity).map_err(UnbindError::Table);
+    }
+    // An agent died before it could note which mount it made: one in this task's directory that nobody explains may be
+    // it, and is left to a person rather than forgotten.
+    let below = find_below(host, alloc).map_err(UnbindError::Table)?;
+    match below.into_iter().find(|(site, _)| is_unexplained(&site.path, &binding.key.task)) {
+        Some((site, _)) => Err(UnbindError::Unexplained(site.path)),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// What was at a site.
@@ -105,39 +124,32 @@ fn take_away(site: &Site, force: Force) -> Result<Found, UnbindError> {
     }
 }
 
-/// Where a binding's mount is now, below its allocation's directory, if it is not where it was made. Reads the whole
-/// mount table: a case that a task has to bring about.
-fn find_moved(
-    host: &Host,
-    alloc: &AllocId,
-    binding: &Binding,
-    identity: Option<&Identity>,
-) -> Result<Vec<Site>, UnbindError> {
-    let look = |source| UnbindError::Table(source);
-    let base = std::fs::canonicalize(&host.alloc_root).map_err(look)?.join(alloc.as_str());
-    let mut moved = Vec::new();
-    for entry in table::read_own().map_err(look)? {
+/// Every mount below an allocation's directory, and which it is. Reads the whole mount table: for cases that somebody has
+/// to bring about.
+fn find_below(host: &Host, alloc: &AllocId) -> io::Result<Vec<(Site, Identity)>> {
+    let base = std::fs::canonicalize(&host.alloc_root)?.join(alloc.as_str());
+    let mut found = Vec::new();
+    for entry in table::read_own()? {
         let Ok(path) = entry.mount_point.strip_prefix(&base) else { continue };
         let root = resolve::open_root(&host.alloc_root)
             .and_then(|root| resolve::open_beneath(root.as_fd(), Path::new(alloc.as_str())))
-            .map_err(UnbindError::Destination)?;
+            .map_err(io::Error::other)?;
         let site = Site { root, path: path.to_owned() };
-        let Ok(found) = site.open_top().map_err(io::Error::other).and_then(|top| identity::identify(top.as_fd()))
-        else {
-            continue;
-        };
-        match identity {
-            Some(identity) if identity.mount_id == found.mount_id && identity.device == found.device => {
-                moved.push(site)
-            }
-            Some(_) => {}
-            // An agent died before it could note which mount it made: one in this task's directory that nobody explains
-            // may be it, and is left to a person rather than forgotten.
-            None if is_unexplained(&site.path, &binding.key.task) => return Err(UnbindError::Unexplained(site.path)),
-            None => {}
+        // One that is covered, or that the task has just moved on, is not seen at its path.
+        if let Ok(top) = site.open_top()
+            && let Ok(identity) = identity::identify(top.as_fd())
+        {
+            found.push((site, identity));
         }
     }
-    Ok(moved)
+    Ok(found)
+}
+
+/// Where a binding's mount is now, below its allocation's directory, if it is not where it was made.
+pub(super) fn find_moved(host: &Host, alloc: &AllocId, identity: Option<&Identity>) -> io::Result<Vec<Site>> {
+    let Some(identity) = identity else { return Ok(Vec::new()) };
+    let is_it = |found: &Identity| found.mount_id == identity.mount_id && found.device == identity.device;
+    Ok(find_below(host, alloc)?.into_iter().filter(|(_, found)| is_it(found)).map(|(site, _)| site).collect())
 }
 
 /// Whether a mount in a task's directory is not one of Nomad's own.
