@@ -90,8 +90,7 @@ impl TableWatch {
             return Ok(());
         }
         let process = namespace.process().try_clone()?;
-        let table =
-            open_table(&format!("/proc/{}/mountinfo", namespace.pid()), &self.shared.epoll, namespace.id())?;
+        let table = open_table(&format!("/proc/{}/mountinfo", namespace.pid()), &self.shared.epoll, namespace.id())?;
         // The process was there before its table was opened, so the number was not somebody else's by then.
         if namespace.has_ended() {
             return Err(io::ErrorKind::NotFound.into());
