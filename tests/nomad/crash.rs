@@ -1,7 +1,6 @@
 //! The agent may be killed with SIGKILL at any moment. The next one converges: nothing leaks, nothing is mounted twice,
 //! no running task loses its mount.
 
-mod moments;
 mod restore;
 mod steps;
 
