@@ -3,7 +3,9 @@
 //! Everything here runs in a worker: [`observe`], [`bind`] and [`replace`] in the source's own, since they ask its file
 //! system; [`unbind`] in the host's, since it never does.
 
+mod find;
 mod leave;
+mod living;
 mod volume;
 
 use std::ffi::{OsStr, OsString};
@@ -22,6 +24,7 @@ use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve};
 
+pub use find::{Found, find_mounts, guard_found};
 pub use leave::{Force, is_collected, sweep, unbind};
 pub use volume::Creation;
 use volume::open_volume;

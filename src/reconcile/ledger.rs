@@ -36,6 +36,9 @@ pub enum LedgerError {
         /// The cause.
         source: io::Error,
     },
+    /// The page that is there is kept, so none can take its place.
+    #[error("{} cannot be read and is kept", .0.display())]
+    Unreadable(PathBuf),
     /// Removing a page.
     #[error("cannot remove {}", .path.display())]
     Remove {
@@ -97,10 +100,38 @@ impl Ledger {
             file.write_all(&text)?;
             Ok(file)
         };
-        match write() {
+        let written = match write() {
+            // Somebody has removed the whole folder: what this agent knows is the ledger from then on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::open(&self.folder)?;
+                write()
+            }
+            written => written,
+        };
+        match written {
             Ok(file) => Ok((file, path)),
-            Err(source) => Err(LedgerError::Write { path, source }),
+            Err(source) => {
+                // On a full disk its half would be in the way of the next try.
+                let _ = fs::remove_file(&path);
+                Err(LedgerError::Write { path, source })
+            }
         }
+    }
+
+    /// Whether a page could be written now: room for one is taken and given back.
+    ///
+    /// # Errors
+    /// [`LedgerError::Write`] with the disk's reason.
+    pub fn try_to_write(&self) -> Result<(), LedgerError> {
+        let path = self.folder.join(".room.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&[b' '; 4096])?;
+            file.sync_all()
+        };
+        let written = write();
+        let _ = fs::remove_file(&path);
+        written.map_err(|source| LedgerError::Write { path, source })
     }
 
     /// Puts a page in place where the next agent will find it. For an allocation that has none.
@@ -153,7 +184,10 @@ impl Ledger {
             let path = entry.map_err(folder)?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if name.starts_with('.') && name.ends_with(".new") {
-                fs::remove_file(&path).map_err(|source| LedgerError::Remove { path, source })?;
+                // One that stays (on a disk that became read-only) is in nobody's way: it is written over.
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "half a page of a former agent stays");
+                }
             } else if let Some(alloc) = name.strip_suffix(".json") {
                 match read_page(&path, alloc) {
                     Ok(record) => records.push(record),

@@ -5,6 +5,7 @@
 //! error of any call, a record that is missing or another, a checksum of fio's that does not hold, another file or file
 //! system at the volume's path, another mount of the same volume, a second mount program, a restart of a task.
 
+mod ledger;
 mod restarts;
 
 use crate::support::{PATIENCE, World, tool};
@@ -122,7 +123,7 @@ impl Load {
             anyhow::ensure!(seen.host.is_some() && !seen.inside.is_empty(), "{}: {seen:?}", task.name());
             load.before.insert(task.name(), seen);
         }
-        anyhow::ensure!(load.programs.len() == usize::from(backends.contains(&"weed")), "{:?}", load.programs);
+        anyhow::ensure!(load.programs.len() == 1, "one filer: {:?}", load.programs);
         Ok(load)
     }
 
@@ -186,6 +187,9 @@ impl Load {
                 Ok((said == "started\nended\n").then_some(()))
             })?;
             task.assert_whole()?;
+        }
+        for backend in BACKENDS.iter().filter(|backend| self.tasks.iter().any(|task| task.backend == **backend)) {
+            world.wait_dead(&format!("load-{backend}"))?;
         }
         Ok(())
     }
@@ -273,6 +277,47 @@ pub fn host_mount(place: &Path) -> anyhow::Result<Option<(u64, (u32, u32))>> {
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// What `status --json` says.
+pub fn status(world: &World) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?)
+}
+
+/// The pages of the ledger, by their path.
+pub fn pages(world: &World) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    let listed = std::fs::read_dir(world.state_dir().join("ledger"))?;
+    let paths = listed.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+    paths.map(|path| Ok((path.clone(), std::fs::read_to_string(&path)?))).collect()
+}
+
+/// Waits until every binding of the load is on a page as made, and returns the pages.
+pub fn wait_recorded(world: &World, load: &Load) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    world.wait_until("complete pages", PATIENCE, || {
+        let pages = pages(world).unwrap_or_default();
+        let made: usize = pages.values().map(|page| page.matches("\"mounted\"").count()).sum();
+        Ok((made == load.tasks.len()).then_some(pages))
+    })
+}
+
+/// Whether the guard of that run directory has a mark on the mount at a place.
+pub fn is_marked(world: &World, place: &Path) -> anyhow::Result<bool> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let Some(id) = lines.rev().find(|words| Path::new(words[4]) == place).map(|words| words[0].to_owned()) else {
+        anyhow::bail!("nothing is mounted at {}", place.display());
+    };
+    let id: i64 = id.parse()?;
+    let Some(guard) = crate::guard::scene::find_guard(&world.run_dir(), false) else { return Ok(false) };
+    // A guard that has only begun has no such folder, or less in it.
+    for entry in std::fs::read_dir(format!("/proc/{guard}/fdinfo")).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let ids = text.lines().filter_map(|line| line.strip_prefix("fanotify mnt_id:")?.split(' ').next());
+        if ids.filter_map(|id| i64::from_str_radix(id, 16).ok()).any(|marked| marked == id) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The processes of a task, by the environment that Nomad gave it, the oldest first.
