@@ -7,6 +7,7 @@
 
 mod ledger;
 mod restarts;
+mod upgrade;
 
 use crate::support::{PATIENCE, World, tool};
 use anyhow::Context as _;

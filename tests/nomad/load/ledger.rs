@@ -131,11 +131,8 @@ fn a_torn_page_and_one_of_a_newer_version_are_left_as_they_are_and_so_are_their_
     world.kill_agent()?;
     let mut spoilt = BTreeMap::new();
     for ((path, page), is_first) in pages_before.iter().zip([true, false]) {
-        let page = if is_first {
-            page[..page.len() / 2].to_owned()
-        } else {
-            page.replace("\"version\": 1", "\"version\": 2")
-        };
+        let page =
+            if is_first { page[..page.len() / 2].to_owned() } else { page.replace("\"version\": 1", "\"version\": 2") };
         std::fs::write(path, &page)?;
         spoilt.insert(path.clone(), page);
     }
