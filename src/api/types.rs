@@ -76,6 +76,46 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// The bindings of this node.
     pub bindings: Vec<BindingStatus>,
+    /// What the ledger does not tell.
+    #[serde(default)]
+    pub recovery: RecoveryStatus,
+}
+
+/// What is known beside the ledger, or in spite of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryStatus {
+    /// Mounts where bindings are that no page and no job explains. They are left alone, and guarded.
+    pub unexplained: Vec<UnexplainedMount>,
+    /// Pages that cannot be read. They are left as they are.
+    pub unreadable_pages: Vec<UnreadablePage>,
+    /// How many mounts this agent has found in place and put on a page.
+    pub adopted: usize,
+    /// Why the ledger could not be written when that was last tried: nothing new is mounted meanwhile.
+    pub ledger_error: Option<String>,
+}
+
+/// A mount that nothing explains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnexplainedMount {
+    /// Where it is on this host.
+    pub path: String,
+    /// The allocation that it is in.
+    pub alloc: String,
+    /// The task.
+    pub task: String,
+    /// Its file system's type.
+    pub fs_type: String,
+    /// Why it is not taken for what the job asks for.
+    pub reason: String,
+}
+
+/// A page of the ledger that this version cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadablePage {
+    /// The file.
+    pub path: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// How the agent stands with Nomad.

@@ -67,6 +67,16 @@ fn head(status: &Status) -> String {
         (false, Some(reason)) => ("Guard", format!("not running: {reason}")),
         (false, None) => ("Guard", "not running".to_owned()),
     });
+    let recovery = &status.recovery;
+    if recovery.adopted > 0 {
+        pairs.push((
+            "Adopted",
+            format!("{} found in place, on no page of the ledger", counted(recovery.adopted, "mount")),
+        ));
+    }
+    if !recovery.unexplained.is_empty() {
+        pairs.push(("Unexplained", format!("{}, left alone: see below", counted(recovery.unexplained.len(), "mount"))));
+    }
     table::head(&pairs)
 }
 
@@ -126,6 +136,10 @@ fn is_in(state: &str) -> String {
     if state == "failed" { "has failed".to_owned() } else { format!("is {state}") }
 }
 
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// One line for each reason, in full.
 fn troubles(status: &Status) -> Vec<String> {
     let sources = status.sources.iter().filter_map(|source| {
@@ -138,5 +152,15 @@ fn troubles(status: &Status) -> Vec<String> {
             format!("Volume {volume} for task {task} of job {job} (allocation {}) {}", short(alloc), is_in(state));
         Some(format!("{}: {}", one_line(&what), sentence(reason)))
     });
-    sources.chain(volumes).collect()
+    let recovery = &status.recovery;
+    let ledger = recovery.ledger_error.iter().map(|reason| format!("Ledger: {}", sentence(reason)));
+    let pages = recovery
+        .unreadable_pages
+        .iter()
+        .map(|page| format!("Page {} cannot be read and is kept: {}", one_line(&page.path), sentence(&page.reason)));
+    let mounts = recovery.unexplained.iter().map(|mount| {
+        let what = format!("Mount {} ({}) is left alone", mount.path, mount.fs_type);
+        format!("{}: {}", one_line(&what), sentence(&mount.reason))
+    });
+    sources.chain(volumes).chain(ledger).chain(pages).chain(mounts).collect()
 }

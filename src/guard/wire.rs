@@ -1,4 +1,9 @@
 //! What the agent says to the guard over `<run_dir>/guard.sock`: one JSON message each way, SOCK_SEQPACKET.
+//!
+//! Agent and guard may be of different versions for as long as nobody restarts the other, so a message keeps the form
+//! that it had in 0.1.0. The messages have no number of their own: a reply may get more fields, which an older agent
+//! ignores; a request gets none, since an older guard refuses what it does not know, and says so. New requests are
+//! messages of their own, which an agent must be able to do without. [`Hello::version`] is for people.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,5 +75,52 @@ impl Hello {
     /// The part of the generation that stays the same for as long as no mark was lost.
     pub fn lineage(&self) -> &str {
         self.generation.split_once('-').map_or(self.generation.as_str(), |(lineage, _)| lineage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            pid: 7,
+            generation: "abc-1".into(),
+            version: "0.1.0".into(),
+            groups: vec!["host-1".into()],
+            took_over: true,
+        }
+    }
+
+    #[test]
+    fn every_message_has_the_form_of_the_first_version() {
+        let nomad = NomadExe { identity: Some(ExeIdentity { device: 1, inode: 2 }), name: Some("nomad".into()) };
+        let requests = [
+            (Request::Hello {}, r#"{"hello":{}}"#),
+            (Request::Mark { group: "host-1".into() }, r#"{"mark":{"group":"host-1"}}"#),
+            (Request::Release { group: "host-1".into() }, r#"{"release":{"group":"host-1"}}"#),
+            (Request::Nomad(vec![nomad]), r#"{"nomad":[{"identity":{"device":1,"inode":2},"name":"nomad"}]}"#),
+            (Request::Stop {}, r#"{"stop":{}}"#),
+        ];
+        for (request, text) in requests {
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+        }
+        let said = r#"{"hello":{"pid":7,"generation":"abc-1","version":"0.1.0","groups":["host-1"],"took_over":true}}"#;
+        let replies = [
+            (Reply::Hello(hello()), said),
+            (Reply::Done {}, r#"{"done":{}}"#),
+            (Reply::Refused("why".into()), r#"{"refused":"why"}"#),
+        ];
+        for (reply, text) in replies {
+            assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Reply>(text).unwrap(), reply);
+        }
+    }
+
+    #[test]
+    fn what_a_later_guard_adds_to_its_hello_is_no_obstacle() {
+        let text = r#"{"hello":{"pid":7,"generation":"abc-1","version":"0.1.0","groups":["host-1"],"took_over":true,"later":1}}"#;
+        assert_eq!(serde_json::from_str::<Reply>(text).unwrap(), Reply::Hello(hello()));
     }
 }

@@ -172,6 +172,12 @@ pub enum UnbindError {
     /// Somebody on this host has it open.
     #[error("a process on this host still has it open")]
     Busy,
+    /// Nomad has forgotten the allocation, and a process of its task goes on.
+    #[error("Nomad has forgotten its allocation, and process {0} of its task still lives")]
+    TaskLives(i32),
+    /// Whether such a process lives cannot be told.
+    #[error("whether its task still lives cannot be told")]
+    Processes(#[source] io::Error),
     /// The destination cannot be reached.
     #[error("the destination cannot be reached")]
     Destination(#[source] ResolveError),

@@ -4,8 +4,10 @@
 //! system; [`unbind`] in the host's, since it never does.
 
 mod displaced;
+mod find;
 pub mod inside;
 mod leave;
+mod living;
 mod volume;
 
 use std::ffi::{OsStr, OsString};
@@ -25,7 +27,8 @@ use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve};
 
 pub use displaced::{Displaced, find_displaced, uncover};
-pub use inside::{Cache, Found, InsideError, Place, mend_inside};
+pub use find::{Found, find_mounts, guard_found};
+pub use inside::{Cache, InsideError, Place, mend_inside};
 pub use leave::{Force, is_collected, sweep, unbind};
 pub use volume::Creation;
 use volume::open_volume;

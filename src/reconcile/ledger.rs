@@ -5,6 +5,10 @@
 //! mounts are made (a killed agent loses nothing that the kernel has), and *durable* before the hook is answered (a
 //! power cut takes the mounts with it, and Nomad runs prestart again for a hook that was not answered). A page that
 //! replaces another is made durable before it is renamed, so no power cut can tear what was known.
+//!
+//! A page says its form ([`Record::VERSION`]). A version may add fields to it as long as every one of them has a default
+//! that is safe: a reader ignores what it does not know and does not keep it, so a field is lost by a downgrade and a
+//! mount never is. What cannot be said so, a new kind of stage or placement for one, needs another number.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -36,6 +40,9 @@ pub enum LedgerError {
         /// The cause.
         source: io::Error,
     },
+    /// The page that is there is kept, so none can take its place.
+    #[error("{} cannot be read and is kept", .0.display())]
+    Unreadable(PathBuf),
     /// Removing a page.
     #[error("cannot remove {}", .path.display())]
     Remove {
@@ -97,10 +104,38 @@ impl Ledger {
             file.write_all(&text)?;
             Ok(file)
         };
-        match write() {
+        let written = match write() {
+            // Somebody has removed the whole folder: what this agent knows is the ledger from then on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::open(&self.folder)?;
+                write()
+            }
+            written => written,
+        };
+        match written {
             Ok(file) => Ok((file, path)),
-            Err(source) => Err(LedgerError::Write { path, source }),
+            Err(source) => {
+                // On a full disk its half would be in the way of the next try.
+                let _ = fs::remove_file(&path);
+                Err(LedgerError::Write { path, source })
+            }
         }
+    }
+
+    /// Whether a page could be written now: room for one is taken and given back.
+    ///
+    /// # Errors
+    /// [`LedgerError::Write`] with the disk's reason.
+    pub fn try_to_write(&self) -> Result<(), LedgerError> {
+        let path = self.folder.join(".room.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&[b' '; 4096])?;
+            file.sync_all()
+        };
+        let written = write();
+        let _ = fs::remove_file(&path);
+        written.map_err(|source| LedgerError::Write { path, source })
     }
 
     /// Puts a page in place where the next agent will find it. For an allocation that has none.
@@ -153,7 +188,10 @@ impl Ledger {
             let path = entry.map_err(folder)?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if name.starts_with('.') && name.ends_with(".new") {
-                fs::remove_file(&path).map_err(|source| LedgerError::Remove { path, source })?;
+                // One that stays (on a disk that became read-only) is in nobody's way: it is written over.
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "half a page of a former agent stays");
+                }
             } else if let Some(alloc) = name.strip_suffix(".json") {
                 match read_page(&path, alloc) {
                     Ok(record) => records.push(record),
@@ -245,6 +283,55 @@ mod tests {
         assert_eq!(bad.len(), 3);
         assert!(bad.iter().all(|page| page.path.exists()));
         assert!(bad.iter().any(|page| page.reason.contains("form 2")));
+    }
+
+    /// A page as 0.1.0 wrote it.
+    fn a_former_page() -> String {
+        let page = include_str!("../../tests/fixtures/ledger-0.1.0/page.json.in");
+        let numbers = ["DOCKER_MOUNT", "RAW_EXEC_MOUNT", "MAJOR", "MINOR", "INODE", "SINCE"];
+        let page = numbers.iter().fold(page.to_owned(), |page, name| page.replace(&format!("@{name}@"), "7"));
+        page.replace("@ALLOC@", ONE)
+    }
+
+    #[test]
+    fn a_page_of_the_former_version_is_read_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(folder.path()).expect("open");
+        fs::write(folder.path().join(format!("{ONE}.json")), a_former_page()).expect("write");
+        let (records, bad) = ledger.read().expect("read");
+        assert!(bad.is_empty(), "{bad:?}");
+        assert_eq!(records[0].bindings.len(), 2);
+        // Written again it is the same, so that the former version reads it in turn.
+        let again: serde_json::Value = serde_json::to_value(&records[0]).expect("json");
+        let former: serde_json::Value = serde_json::from_str(&a_former_page()).expect("json");
+        assert_eq!(again["bindings"][0]["stage"], former["bindings"][0]["stage"]);
+        assert_eq!(again["version"], former["version"]);
+    }
+
+    #[test]
+    fn what_a_later_version_adds_to_a_page_is_no_obstacle() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(folder.path()).expect("open");
+        let mut page: serde_json::Value = serde_json::from_str(&a_former_page()).expect("json");
+        page["later"] = "than this".into();
+        page["bindings"][0]["later"] = 1.into();
+        page["bindings"][0]["binding"]["later"] = true.into();
+        page["bindings"][0]["binding"]["volume"]["later"] = serde_json::Value::Null;
+        page["bindings"][0]["stage"]["mounted"]["later"] = 2.into();
+        fs::write(folder.path().join(format!("{ONE}.json")), page.to_string()).expect("write");
+        let (records, bad) = ledger.read().expect("read");
+        assert!(bad.is_empty(), "{bad:?}");
+        assert_eq!(records[0].bindings.len(), 2);
+    }
+
+    #[test]
+    fn a_folder_that_somebody_removed_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("ledger");
+        let ledger = Ledger::open(&place).expect("open");
+        fs::remove_dir(&place).expect("remove");
+        ledger.replace(&a_record(ONE)).expect("replace");
+        assert_eq!(ledger.read().expect("read").0.len(), 1);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::binding::BindingKey;
 use super::entry::{Entry, Event, Live, Plea};
-use super::execute::inside::Cause;
-use super::execute::{self, Displaced, Found, InsideError};
+use super::execute::inside::{Cause, Found};
+use super::execute::{self, Displaced, InsideError};
 use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;

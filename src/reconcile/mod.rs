@@ -6,7 +6,8 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `questions`, `news` are its parts, `recovery` is for what
+//!   the ledger does not tell, `report` what it says.
 
 pub mod binding;
 pub mod entry;
@@ -20,6 +21,7 @@ mod pages;
 pub mod plan;
 mod questions;
 pub mod reconciler;
+mod recovery;
 mod report;
 pub mod source;
 mod sources;

@@ -171,6 +171,9 @@ impl Reconciler {
             self.touch(&alloc);
         }
         self.serve_all_questions();
+        if self.recovery.holds_sources() {
+            self.find_unexplained();
+        }
         if is_large {
             memory::give_back();
         }
@@ -230,6 +233,7 @@ impl Reconciler {
             .filter(|(_, live, _)| live.intent.is_some() && live.binding.placement == Placement::Mount)
             .map(|(alloc, live, identity)| (alloc, live.binding.clone(), identity))
             .collect();
+        self.guard_unexplained_anew();
         if recorded.is_empty() {
             return;
         }

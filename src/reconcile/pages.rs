@@ -39,6 +39,11 @@ impl Reconciler {
         }
         entry.saving = true;
         let (Some(page), generation) = (entry.page.clone(), entry.generation) else { return };
+        if let Some(bad) = self.recovery.unreadable(alloc) {
+            let error = LedgerError::Unreadable(bad.path.clone());
+            self.note_saved(alloc, generation, Err(error));
+            return;
+        }
         let (ledger, results, alloc) = (self.ledger.clone(), self.results.clone(), alloc.clone());
         self.submit(Desk::Ledger, move || {
             let saved = ledger.show(&page).and_then(|visible| {
@@ -56,7 +61,12 @@ impl Reconciler {
         let Some(page) = entry.page.clone().filter(|_| !entry.saving) else { return };
         entry.saving = true;
         entry.save_again = None;
-        let (generation, ledger, alloc) = (entry.generation, self.ledger.clone(), alloc.clone());
+        let generation = entry.generation;
+        if self.recovery.unreadable(alloc).is_some() {
+            self.save_in_memory(alloc, generation);
+            return;
+        }
+        let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
         self.submit(Desk::Ledger, move || {
             let saved = ledger.replace(&page);
             Done::Saved(alloc, generation, saved)
@@ -66,11 +76,26 @@ impl Reconciler {
     pub(super) fn forget(&mut self, alloc: &AllocId) {
         let Some(entry) = self.entries.get_mut(alloc).filter(|entry| !entry.saving) else { return };
         entry.saving = true;
+        if self.recovery.unreadable(alloc).is_some() {
+            self.note_forgotten(alloc, Ok(()));
+            return;
+        }
         let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
         self.submit(Desk::Ledger, move || {
             let forgotten = ledger.forget(&alloc);
             Done::Forgotten(alloc, forgotten)
         });
+    }
+
+    /// For an allocation whose page cannot be read and is kept: what was adopted of it is known by its mounts, which the
+    /// next agent finds as this one did. Nothing new is mounted for it that only a page could tell of.
+    fn save_in_memory(&mut self, alloc: &AllocId, generation: u64) {
+        let Some(entry) = self.entries.get_mut(alloc) else { return };
+        let is_new = entry.bindings.iter().any(|(key, live)| {
+            live.intent.is_some_and(|intent| intent > entry.visible) && !self.recovery.is_adopted(alloc, key)
+        });
+        let page = self.recovery.unreadable(alloc).map(|bad| bad.path.clone()).filter(|_| is_new);
+        self.note_saved(alloc, generation, page.map_or(Ok(()), |page| Err(LedgerError::Unreadable(page))));
     }
 
     pub(super) fn note_visible(&mut self, alloc: &AllocId, generation: u64) {
@@ -90,16 +115,24 @@ impl Reconciler {
                 if entry.generation > generation {
                     self.save(alloc);
                 }
+                self.note_ledger_written();
                 self.touch(alloc);
             }
             Err(error) => {
                 let reason = super::error::whole(&error);
-                tracing::error!(alloc = %alloc, %reason, "the ledger cannot be written");
+                let hint = match error {
+                    LedgerError::Unreadable(_) => {
+                        "move the file away when nothing of its allocation is mounted, or run the version that wrote it"
+                    }
+                    _ => "look at the disk of the agent's state_dir on this client",
+                };
                 entry.fail_unrecorded(&Refusal {
                     kind: Kind::Unavailable,
                     message: format!("nothing is mounted that could not be recorded: {reason}"),
-                    hint: Some("look at the disk of the agent's state_dir on this client".into()),
+                    hint: Some(hint.into()),
                 });
+                self.note_ledger_failed(alloc, &error);
+                let Some(entry) = self.entries.get_mut(alloc) else { return };
                 let at = Instant::now() + WRITE_RETRY;
                 entry.save_again = Some(at);
                 self.set_timer(at, Timer::Allocation(alloc.clone()));

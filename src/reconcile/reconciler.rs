@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::binding::BindingKey;
+use super::binding::{Binding, BindingKey};
 use super::entry::Entry;
 use super::error::{BindError, UnbindError};
+use super::execute::inside::Found as FoundInside;
 use super::execute::{Cache, Displaced, Force, Found, Host, InsideError};
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
 use super::questions::Asked;
+use super::recovery::Recovery;
 use super::source::Source;
 use super::worker::{Desk, Work, Workers};
 use super::{Ask, Handle};
@@ -52,6 +54,12 @@ pub enum Done {
     Forgotten(AllocId, Result<(), LedgerError>),
     /// Whether Nomad has begun to remove an allocation's directory.
     Looked(AllocId, bool),
+    /// What is mounted and on no page.
+    MountsFound(io::Result<Vec<Found>>),
+    /// Whether the ledger can be written, after it could not.
+    LedgerTried(Result<(), LedgerError>),
+    /// Such a mount was compared with what a job asks for, by that task.
+    Compared(PathBuf, String, Box<Binding>, Result<(Observed, Option<Identity>), BindError>),
     /// Why nothing can be mounted although Nomad answers.
     Obstacle(String),
     /// Nothing that anybody waits for.
@@ -63,7 +71,7 @@ pub enum Done {
     /// These proved mounts are not what is seen at their places.
     Displaced(Vec<(AllocId, BindingKey, Identity, Displaced)>),
     /// The containers of a binding's task have been looked into, with this mount of the host's.
-    MendedInside(AllocId, BindingKey, u64, Identity, Result<Found, InsideError>),
+    MendedInside(AllocId, BindingKey, u64, Identity, Result<FoundInside, InsideError>),
     /// Nomad has been asked to restart a task, or to stop the allocation.
     Pleaded(AllocId, Option<String>, Result<(), String>),
     /// A guard answers, or none.
@@ -114,6 +122,7 @@ pub struct Reconciler {
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) next_question: u64,
     pub(super) next_look: u64,
+    pub(super) recovery: Recovery,
     unsent: Vec<(Desk, Work<Done>)>,
     pub(super) started: Instant,
     timers: BinaryHeap<std::cmp::Reverse<(Instant, Timer)>>,
@@ -168,9 +177,6 @@ impl Reconciler {
     ) -> Result<Self, StartError> {
         let ledger = Ledger::open(&config.ledger_dir())?;
         let (pages, bad) = ledger.read()?;
-        for page in bad {
-            tracing::error!(page = %page.path.display(), reason = page.reason, "a page of the ledger cannot be read; it is left as it is, and what it names is left mounted");
-        }
         let (results, inbox) = mpsc::unbounded_channel();
         let mut reconciler = Self {
             registry: Registry::new(&config),
@@ -188,6 +194,7 @@ impl Reconciler {
             asked: BTreeMap::new(),
             next_question: 0,
             next_look: 0,
+            recovery: Recovery::new(bad),
             unsent: Vec::new(),
             started: Instant::now(),
             timers: BinaryHeap::new(),
@@ -248,6 +255,7 @@ impl Reconciler {
             Ask::Status { alloc, reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status(alloc.as_ref()));
+                self.look_at_troubles();
             }
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
@@ -268,6 +276,9 @@ impl Reconciler {
             Done::Saved(alloc, generation, result) => self.note_saved(&alloc, generation, result),
             Done::Forgotten(alloc, result) => self.note_forgotten(&alloc, result),
             Done::Looked(alloc, collected) => self.note_looked(&alloc, collected),
+            Done::LedgerTried(tried) => self.note_ledger_tried(tried),
+            Done::MountsFound(found) => self.note_mounts_found(found),
+            Done::Compared(path, task, binding, seen) => self.note_compared(&path, task, *binding, seen),
             Done::Obstacle(obstacle) => self.note_obstacle(obstacle),
             Done::Nothing => {}
             Done::Removed(removal) => self.note_removed(&removal),
@@ -352,9 +363,16 @@ impl Reconciler {
                     || self.sources.get(&live.binding.source).is_some_and(|source| source.failures > 1)
             })
         };
-        let waits_for_root = self.host.is_none() && !self.entries.is_empty();
+        let waits_for_root = match &self.host {
+            Some(_) => !self.recovery.is_read(),
+            None => !self.entries.is_empty(),
+        };
         if !waits_for_root
-            && self.entries.values().filter(|entry| entry.page.is_some()).all(is_settled)
+            && self
+                .entries
+                .values()
+                .filter(|entry| entry.page.is_some())
+                .all(|entry| is_settled(entry) || self.is_dormant(entry))
             && let Some(settled) = self.settled.take()
         {
             let _ = settled.send(());
@@ -386,6 +404,7 @@ impl Reconciler {
             guard: self.guard_client.clone(),
         });
         self.watch_removals(alloc_root);
+        self.find_unexplained();
         self.touch_all();
     }
 

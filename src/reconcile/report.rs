@@ -44,6 +44,8 @@ impl Reconciler {
             },
             sources,
             bindings,
+            // An allocation's own socket shows nothing of others.
+            recovery: if only.is_some() { Default::default() } else { self.recovery.status() },
         }
     }
 
@@ -145,6 +147,9 @@ impl Reconciler {
         }
         let mut found = self.entries.values().filter(|entry| entry.id.as_str().starts_with(prefix));
         let Some(entry) = found.next() else {
+            if let Some(alloc) = self.recovery.find_alloc(prefix) {
+                return Ok(self.explain_mounts_only(&alloc));
+            }
             return Err(Refusal {
                 kind: Kind::Unavailable,
                 message: format!("no allocation of this node that asks for storage has an id that begins with {prefix:?}"),
@@ -170,8 +175,21 @@ impl Reconciler {
         Ok(Explanation { alloc: entry.id.to_string(), namespace, job, group, summary, steps })
     }
 
+    /// An allocation of which only mounts are there.
+    fn explain_mounts_only(&self, alloc: &AllocId) -> Explanation {
+        let steps = self.recovery.steps(alloc);
+        Explanation {
+            alloc: alloc.to_string(),
+            namespace: String::new(),
+            job: String::new(),
+            group: String::new(),
+            summary: "nothing but a mount speaks of it; what is mounted is left alone".to_owned(),
+            steps,
+        }
+    }
+
     fn steps(&self, entry: &Entry) -> Vec<Step> {
-        let mut steps = Vec::new();
+        let mut steps = self.recovery.steps(&entry.id);
         let Some(allocation) = &entry.allocation else {
             let detail = match (&self.nomad.reason, entry.missing) {
                 (Some(reason), _) if !self.nomad.connected => format!("Nomad cannot be asked: {reason}"),
@@ -240,10 +258,15 @@ impl Reconciler {
                     &name,
                     StepState::Done,
                     format!(
-                        "{access}, {} on {}, {}",
+                        "{access}, {} on {}, {}{}",
                         shown(&binding.volume.path),
                         self.source_name(&binding.source),
-                        safety(binding.placement)
+                        safety(binding.placement),
+                        if self.recovery.is_adopted(&entry.id, &binding.key) {
+                            "; it was found in place, on no page of the ledger"
+                        } else {
+                            ""
+                        }
                     ),
                 ),
                 (_, Some(error)) => failed(&name, &error.refusal),

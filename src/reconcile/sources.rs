@@ -135,6 +135,7 @@ impl Reconciler {
                 self.doubt_bindings(key);
                 // It may have come up after the end of its lingering, which found nothing to detach then.
                 self.linger(key);
+                self.explain_mounts();
             }
             Err(error) => {
                 let refusal = error.refusal(&source.name());
@@ -232,11 +233,17 @@ impl Reconciler {
 
     pub(super) fn wake_source(&mut self, key: &SourceKey) {
         let used = self.is_used(key);
+        let is_held = self.recovery.holds_sources();
         let Some(source) = self.sources.get_mut(key) else { return };
         match source.state {
             State::Failed(..) if used || source.keep => {
                 self.attach(key);
                 self.touch_users(key);
+            }
+            // A mount that nobody explains may be of it, and another program for the same filer would be a second one.
+            State::Attached(_) | State::Detached if is_held && !used && !source.keep => {
+                let at = Instant::now() + source.definition.linger.max(Duration::from_secs(1));
+                self.set_timer(at, Timer::Source(key.clone()));
             }
             State::Attached(_) | State::Detached
                 if !used

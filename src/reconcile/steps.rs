@@ -39,7 +39,9 @@ impl Reconciler {
         let Some(entry) = self.entries.get(alloc) else { return };
         let view = entry.view(|key| self.sources.get(key).is_some_and(|source| source.attached().is_some()));
         // Where Nomad's allocations are is not known before Nomad was heard once.
-        if self.host.is_some() || entry.page.is_none() {
+        if self.is_dormant(entry) {
+            self.set_timer(now + LONGEST_RETRY, Timer::Allocation(alloc.clone()));
+        } else if self.host.is_some() || entry.page.is_none() {
             for step in plan::plan(&view, entry.page.is_some()) {
                 self.take_step(alloc, step, now);
             }
@@ -69,7 +71,12 @@ impl Reconciler {
             Step::MendInside(key) => self.start_mending_inside(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
-            Step::Unbind(key) => self.start_unbinding(alloc, &key, Force::WhenUnused),
+            Step::Unbind(key) => {
+                // Nomad's word ends a task; of one that it has forgotten it has none.
+                let is_forgotten = self.entries.get(alloc).is_some_and(|entry| entry.allocation.is_none());
+                let force = if is_forgotten { Force::WhenItsTaskIsGone } else { Force::WhenUnused };
+                self.start_unbinding(alloc, &key, force);
+            }
         }
     }
 
@@ -271,7 +278,7 @@ impl Reconciler {
                 let times = live.error.as_ref().filter(|error| error.leaving).map_or(0, |error| error.times + 1);
                 let at = Instant::now() + backoff(times);
                 let reason = super::error::whole(&error);
-                if times == 0 || !matches!(error, UnbindError::Busy) {
+                if times == 0 || !matches!(error, UnbindError::Busy | UnbindError::TaskLives(_)) {
                     tracing::warn!(alloc = %alloc, task = key.task, volume = live.binding.volume.name, %reason, "not unmounted yet");
                 }
                 let message = format!("volume {} is not unmounted yet: {reason}", live.binding.volume.name);

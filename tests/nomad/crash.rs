@@ -1,7 +1,6 @@
 //! The agent may be killed with SIGKILL at any moment. The next one converges: nothing leaks, nothing is mounted twice,
 //! no running task loses its mount.
 
-mod moments;
 mod restore;
 mod steps;
 
@@ -149,23 +148,4 @@ fn wait_nothing_left(world: &World, volume: &Path) -> anyhow::Result<()> {
         let links = std::fs::read_dir(world.state_dir().join("bindings"))?.count();
         Ok((host_mounts_of(volume)?.is_empty() && links == 0 && pages(world)?.is_empty()).then_some(()))
     })
-}
-
-/// A process of a task, by the environment that Nomad gave it.
-fn process_of(alloc: &str, task: &str) -> anyhow::Result<u32> {
-    let (alloc, task) = (format!("NOMAD_ALLOC_ID={alloc}"), format!("NOMAD_TASK_NAME={task}"));
-    let found: Vec<(u32, u32)> = std::fs::read_dir("/proc")?
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let environment = std::fs::read(entry.path().join("environ")).ok()?;
-            let has = |wanted: &str| environment.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes());
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
-            (has(&alloc) && has(&task)).then_some((pid, parent))
-        })
-        .collect();
-    // What the task itself starts comes and goes: the first of them stays.
-    let first = found.iter().find(|(_, parent)| !found.iter().any(|(pid, _)| pid == parent));
-    first.map(|(pid, _)| *pid).with_context(|| format!("no process with {alloc} and {task}"))
 }

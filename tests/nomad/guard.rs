@@ -7,8 +7,8 @@
 //! Two worlds are shared by the tests: in the calm one an agent runs whenever Nomad removes something, so Nomad must
 //! not have logged one failure; in the rough one it is away.
 
-mod fleet;
-mod scene;
+pub mod fleet;
+pub mod scene;
 
 mod agent_away;
 mod closed;

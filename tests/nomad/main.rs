@@ -10,6 +10,7 @@ mod backends;
 mod crash;
 mod examples;
 mod guard;
+mod load;
 mod looks;
 mod mending;
 mod promises;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{Host, Site, link_target};
+use super::{Host, Site, link_target, living};
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::{Binding, BindingKey};
@@ -19,6 +19,8 @@ use crate::sys::{inode, resolve, table};
 pub enum Force {
     /// Only when the kernel says that nobody on this host has it open.
     WhenUnused,
+    /// The same, and only when no process of its task lives: Nomad has forgotten the allocation and says nothing of it.
+    WhenItsTaskIsGone,
     /// Out of the tree at once; who holds it open keeps it. For a mount that Nomad is about to walk into.
     AtOnce,
 }
@@ -35,6 +37,11 @@ pub fn unbind(
     identity: Option<&Identity>,
     force: Force,
 ) -> Result<(), UnbindError> {
+    if force == Force::WhenItsTaskIsGone
+        && let Some(pid) = living::find_process(host, alloc, binding).map_err(UnbindError::Processes)?
+    {
+        return Err(UnbindError::TaskLives(pid));
+    }
     if binding.placement == Placement::Link {
         unlink(host, alloc, binding)?;
     }
@@ -102,7 +109,7 @@ fn take_away(site: &Site, force: Force) -> Result<Found, UnbindError> {
     let mut found = Found::Nothing;
     loop {
         let result = match force {
-            Force::WhenUnused => mount::unmount(parent.as_fd(), name),
+            Force::WhenUnused | Force::WhenItsTaskIsGone => mount::unmount(parent.as_fd(), name),
             Force::AtOnce => mount::detach(parent.as_fd(), name),
         };
         match result {
@@ -153,7 +160,7 @@ pub(super) fn find_moved(host: &Host, alloc: &AllocId, identity: Option<&Identit
 }
 
 /// Whether a mount in a task's directory is not one of Nomad's own.
-fn is_unexplained(path: &Path, task: &str) -> bool {
+pub(super) fn is_unexplained(path: &Path, task: &str) -> bool {
     let Ok(below) = path.strip_prefix(task) else { return false };
     // Nomad mounts these on the task's directory itself, and a destination is never in them.
     let nomads = ["alloc", "dev", "private", "proc", "secrets", "sys", "tmp"];

@@ -135,14 +135,7 @@ impl Scene {
 
     /// The guard, or with `keeper` the process that keeps its groups.
     pub fn find_guard(&self, keeper: bool) -> Option<Pid> {
-        let place = self.world.run_dir();
-        std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let arguments: Vec<&str> = line.split(|byte| *byte == 0).flat_map(std::str::from_utf8).collect();
-            let is_guard = arguments.get(1) == Some(&"guard") && arguments.iter().any(|a| Path::new(a) == place);
-            (is_guard && arguments.contains(&"--keeper") == keeper).then_some(Pid::from_raw(pid))
-        })
+        find_guard(&self.world.run_dir(), keeper)
     }
 
     /// Kills the guard alone; its keeper starts the next one.
@@ -204,6 +197,24 @@ impl Scene {
         }
         Ok(left)
     }
+}
+
+/// The guard of a run directory, or with `keeper` the process that keeps its groups.
+pub fn find_guard(run_dir: &Path, keeper: bool) -> Option<Pid> {
+    find_guards(run_dir, keeper).into_iter().next()
+}
+
+/// All of them: there must never be two for long.
+pub fn find_guards(run_dir: &Path, keeper: bool) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let arguments: Vec<&str> = line.split(|byte| *byte == 0).flat_map(std::str::from_utf8).collect();
+        let is_guard = arguments.get(1) == Some(&"guard") && arguments.iter().any(|a| Path::new(a) == run_dir);
+        (is_guard && arguments.contains(&"--keeper") == keeper).then_some(Pid::from_raw(pid))
+    });
+    pids.collect()
 }
 
 /// Seconds since boot, as a task reads them in /proc/uptime.
