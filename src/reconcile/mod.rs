@@ -6,7 +6,8 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `pages`, `sources`, `probes`, `questions`, `news` are its parts, `report`
+//!   what it says.
 
 pub mod binding;
 pub mod entry;
@@ -17,6 +18,7 @@ pub mod ledger;
 mod news;
 mod pages;
 pub mod plan;
+mod probes;
 mod questions;
 pub mod reconciler;
 mod report;
