@@ -7,7 +7,7 @@
 //! Two worlds are shared by the tests: in the calm one an agent runs whenever Nomad removes something, so Nomad must
 //! not have logged one failure; in the rough one it is away.
 
-mod fleet;
+pub mod fleet;
 mod scene;
 
 mod agent_away;

@@ -109,8 +109,8 @@ mod tests {
         let silent = silent.local_addr().map(|at| (silent, at.to_string())).unwrap();
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let patience = Duration::from_millis(200);
-        assert!(matches!(ask_any(&[silent.1.clone()], patience), Err(AttachError::NoReply { .. })));
-        assert!(matches!(ask_any(&[gone.clone()], patience), Err(AttachError::Unreachable { .. })));
+        assert!(matches!(ask_any(std::slice::from_ref(&silent.1), patience), Err(AttachError::NoReply { .. })));
+        assert!(matches!(ask_any(std::slice::from_ref(&gone), patience), Err(AttachError::Unreachable { .. })));
         let answers = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = answers.local_addr().unwrap().to_string();
         std::thread::spawn(move || {
