@@ -16,6 +16,9 @@ run_dir = "/run/saddlebag"
 # How long a prestart task may wait for its volumes.
 hook_timeout = "45s"
 
+# How often a storage system with servers is asked whether it answers, while a task uses it; "0s" is never.
+probe_interval = "30s"
+
 # How Nomad is reached. What is left out comes from NOMAD_ADDR, NOMAD_CACERT and so on, as for `nomad` itself.
 nomad {
   address    = "http://127.0.0.1:4646"

@@ -64,6 +64,19 @@ pub enum AttachError {
         /// What it answers.
         source: io::Error,
     },
+    /// A server accepts connections and says nothing.
+    #[error("{what} {server} accepts connections and has not answered for {}", humantime::format_duration(*.after))]
+    NoReply {
+        /// What it is: `filer`.
+        what: &'static str,
+        /// Its address.
+        server: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// It is mounted, and whoever asks it waits.
+    #[error("it is mounted, but {0}")]
+    Silent(String),
     /// The kernel or the disk refused something.
     #[error("cannot {what}: {source}")]
     Host {
@@ -89,8 +102,18 @@ impl AttachError {
     pub fn is_temporary(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::TooSlow { .. } | Self::ProgramEnded { .. }
+            Self::Unreachable { .. }
+                | Self::NoAnswer { .. }
+                | Self::TooSlow { .. }
+                | Self::ProgramEnded { .. }
+                | Self::NoReply { .. }
+                | Self::Silent(_)
         )
+    }
+
+    /// Whether there is no answer at all: whoever uses the source waits.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::NoReply { .. } | Self::Silent(_))
     }
 
     /// The mount program's own last lines.
@@ -122,15 +145,26 @@ impl AttachError {
                 Kind::Configuration,
                 format!("look at `findmnt {}` and unmount what does not belong there", at.display()),
             ),
+            Self::NoReply { server, .. } => {
+                (Kind::Unavailable, format!("look at {server}: its process or its host hangs"))
+            }
+            Self::Silent(_) => (
+                Kind::Unavailable,
+                "look at its mount program and its servers; it goes on by itself when they answer".to_owned(),
+            ),
             Self::NoAnswer { .. } | Self::Host { .. } => {
                 (Kind::Unavailable, "see the agent's log on this client".to_owned())
             }
         };
-        let cause = match self {
-            Self::Unreachable { source, .. } => format!(": {source}"),
-            _ => String::new(),
-        };
-        Refusal { kind, message: format!("backend {backend} cannot be used: {self}{cause}"), hint: Some(hint) }
+        Refusal { kind, message: format!("backend {backend} cannot be used: {}", self.sentence()), hint: Some(hint) }
+    }
+
+    /// What is wrong, with its cause.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
     }
 }
 

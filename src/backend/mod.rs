@@ -7,11 +7,14 @@
 
 mod error;
 mod host;
+pub mod probe;
+pub mod prober;
 pub mod program;
 mod seaweedfs;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +48,8 @@ pub struct Place {
     pub cache: PathBuf,
     /// A socket for its mount program.
     pub socket: PathBuf,
+    /// Asks it whether it answers, without waiting for it in the kernel.
+    pub prober: prober::Prober,
 }
 
 /// A source that is mounted and answers.
@@ -79,6 +84,21 @@ pub trait Backend: Send + Sync {
     /// Why not, with the last lines of the mount program's own log. Nothing half done remains.
     fn attach(&self, place: &Place) -> Result<Attached, AttachError>;
 
+    /// Whether a program or a server stands behind it, which may cease to answer while the kernel has it mounted.
+    fn has_server(&self) -> bool {
+        false
+    }
+
+    /// Asks the storage system's servers themselves whether they answer, and not through the mount; at most for
+    /// `patience`.
+    ///
+    /// # Errors
+    /// [`AttachError::Unreachable`] where none accepts a connection, [`AttachError::NoReply`] where none that does
+    /// answers.
+    fn probe(&self, _patience: Duration) -> Result<(), AttachError> {
+        Ok(())
+    }
+
     /// Takes the source away when nothing uses it any more.
     ///
     /// # Errors
@@ -90,9 +110,7 @@ pub trait Backend: Send + Sync {
 pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
     match &definition.kind {
         BackendKind::Host(settings) => Box::new(host::Host::new(settings.clone(), definition.dynamic)),
-        BackendKind::Seaweedfs(settings) => {
-            Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition.attach_timeout))
-        }
+        BackendKind::Seaweedfs(settings) => Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition)),
     }
 }
 

@@ -4,19 +4,21 @@
 //! path with a typing error would come up as an empty volume. A volume's own directory is looked up within the mount,
 //! where it is missing if it is missing.
 
+mod filer;
+
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::probe::{Question, Verdict};
 use super::program::{self, Program, Running};
 use super::{AttachError, Attached, Backend, DetachError, Place};
-use crate::config::{SeaweedfsBackend, WEED_PATHS};
+use crate::config::{self, SeaweedfsBackend, WEED_PATHS};
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::MountError;
 use crate::sys::{cgroup, mount, process, resolve, table};
@@ -34,12 +36,13 @@ const LONGEST_SOCKET: usize = 107;
 pub struct Seaweedfs {
     settings: SeaweedfsBackend,
     attach_timeout: Duration,
+    definition: config::Backend,
 }
 
 impl Seaweedfs {
-    /// A backend with these settings.
-    pub fn new(settings: SeaweedfsBackend, attach_timeout: Duration) -> Self {
-        Self { settings, attach_timeout }
+    /// A backend with these settings, which are those of `definition`.
+    pub fn new(settings: SeaweedfsBackend, definition: &config::Backend) -> Self {
+        Self { settings, attach_timeout: definition.attach_timeout, definition: definition.clone() }
     }
 
     /// The arguments of `weed mount`.
@@ -83,12 +86,24 @@ impl Seaweedfs {
     fn find_filer(&self) -> Result<(), AttachError> {
         let mut last = None;
         for filer in &self.settings.filers {
-            match connect(filer) {
-                Ok(()) => return Ok(()),
+            match filer::connect(filer, CONNECT_TIMEOUT) {
+                Ok(_) => return Ok(()),
                 Err(source) => last = Some(AttachError::Unreachable { what: "filer", server: filer.clone(), source }),
             }
         }
         last.map_or(Ok(()), Err)
+    }
+
+    /// Has the mount asked whether it answers.
+    fn ask(&self, place: &Place, mount_id: u64) -> Result<io::Result<()>, AttachError> {
+        let question = Question { definition: self.definition.clone(), root: place.mount_point.clone(), mount_id };
+        match place.prober.ask(&question).map_err(AttachError::host("ask whether it answers"))? {
+            Verdict::Answers => Ok(Ok(())),
+            Verdict::Refuses { errno, reason } => {
+                Ok(Err(errno.map_or_else(|| io::Error::other(reason), io::Error::from_raw_os_error)))
+            }
+            Verdict::Silent { reason } => Err(AttachError::Silent(reason)),
+        }
     }
 
     /// What is mounted at the place now: ours and answering, ours and dead (taken away), or nothing.
@@ -104,7 +119,9 @@ impl Seaweedfs {
                 expected: "a SeaweedFS mount",
             });
         }
-        match identity::answers(root.as_fd()) {
+        // A server that hangs keeps whoever asks in the kernel: not this thread, which the agent needs and cannot end.
+        drop(root);
+        match self.ask(place, identity.mount_id)? {
             Ok(()) => Ok(Some(Attached {
                 root: place.mount_point.clone(),
                 identity,
@@ -115,7 +132,6 @@ impl Seaweedfs {
             Err(error) if !is_dead(&error) => Err(AttachError::NoAnswer { source: error }),
             Err(error) => {
                 tracing::warn!(source = %place.key, %error, "the mount is dead: it is mounted again");
-                drop(root);
                 // Lazily: bindings of the dead mount keep it until they are replaced, and nobody can use it.
                 with_parent(&place.mount_point, mount::detach)
                     .map_err(|error| AttachError::host("unmount a dead mount")(io::Error::other(error)))?;
@@ -127,8 +143,8 @@ impl Seaweedfs {
     fn wait(&self, place: &Place, name: &str, running: &Running) -> Result<Attached, AttachError> {
         let deadline = Instant::now() + self.attach_timeout;
         loop {
-            if let Some((root, identity)) = look_at(&place.mount_point)? {
-                identity::answers(root.as_fd()).map_err(AttachError::host(format!("use the mount of {name}")))?;
+            if let Some((_, identity)) = look_at(&place.mount_point)? {
+                self.ask(place, identity.mount_id)?.map_err(AttachError::host(format!("use the mount of {name}")))?;
                 return Ok(Attached {
                     root: place.mount_point.clone(),
                     identity,
@@ -160,6 +176,14 @@ impl Backend for Seaweedfs {
 
     fn volumes_below(&self) -> PathBuf {
         PathBuf::from(self.settings.path.trim_start_matches('/'))
+    }
+
+    fn has_server(&self) -> bool {
+        true
+    }
+
+    fn probe(&self, patience: Duration) -> Result<(), AttachError> {
+        filer::ask_any(&self.settings.filers, patience)
     }
 
     fn options(&self) -> String {
@@ -268,40 +292,16 @@ fn with_parent(
 }
 
 fn make_private(folder: &Path) -> Result<(), AttachError> {
+    // What is there is not made: the standard library would ask the mount whether it is a directory, and a mount that
+    // hangs does not say.
+    if resolve::open_root(folder).is_ok() {
+        return Ok(());
+    }
     match fs::DirBuilder::new().recursive(true).mode(0o700).create(folder) {
         // A dead mount is there and is no directory to stat(2): what it is, whoever opens it finds out.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(AttachError::host(format!("create {}", folder.display()))(error))
         }
         _ => Ok(()),
-    }
-}
-
-/// SeaweedFS writes an unusual port of its own protocol behind the usual one: `HOST:PORT.GRPCPORT`.
-fn without_protocol_port(filer: &str) -> &str {
-    let port = filer.rfind(':').map_or(0, |colon| colon + 1);
-    filer[port..].find('.').map_or(filer, |dot| &filer[..port + dot])
-}
-
-fn connect(filer: &str) -> io::Result<()> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in without_protocol_port(filer).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_protocol_port;
-
-    #[test]
-    fn a_filer_is_reached_at_its_first_port() {
-        assert_eq!(without_protocol_port("10.0.0.1:8888.18888"), "10.0.0.1:8888");
-        assert_eq!(without_protocol_port("filer.example:8888"), "filer.example:8888");
-        assert_eq!(without_protocol_port("[::1]:8888.1"), "[::1]:8888");
     }
 }

@@ -89,6 +89,10 @@ pub enum Verb {
     /// Check the agent's configuration
     Config(ConfigArgs),
 
+    /// Ask one source whether it answers; the agent runs this itself
+    #[command(hide = true)]
+    Probe(ProbeArgs),
+
     /// Show the version
     ///
     /// Shows the version of this program and, where it is known, the commit that it was built from.
@@ -270,6 +274,14 @@ pub struct GuardArgs {
     /// Be the keeper of a guard's descriptors, which the guard starts itself where no systemd keeps them.
     #[arg(long, hide = true)]
     pub keeper: bool,
+}
+
+/// `saddlebag probe`, which the agent runs.
+#[derive(Debug, Clone, Args)]
+pub struct ProbeArgs {
+    /// The source's directory, for whoever lists processes; what is asked comes by standard input.
+    #[arg(value_name = "DIR")]
+    pub root: PathBuf,
 }
 
 /// `saddlebag config`.

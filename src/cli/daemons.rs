@@ -1,6 +1,7 @@
 //! `saddlebag agent` and `saddlebag guard`: from flags to what runs.
 
-use crate::cli::args::{AgentArgs, GuardArgs};
+use crate::backend::probe;
+use crate::cli::args::{AgentArgs, GuardArgs, ProbeArgs};
 use crate::cli::exit::{Failure, UNAVAILABLE, with_causes};
 use crate::cli::{Ended, config, logging};
 use crate::guard::{GuardClient, GuardOptions};
@@ -34,4 +35,14 @@ pub fn run_guard(args: GuardArgs) -> Ended {
     }
     let options = GuardOptions { run_dir: args.run_dir, keeper: args.keeper };
     guard::run(options).map_err(|error| Failure::new(UNAVAILABLE, format!("the guard ended: {}", with_causes(&error))))
+}
+
+/// Asks one source, and says on standard output what it answers; see [`probe`].
+///
+/// # Errors
+/// A [`Failure`] with exit code 69 where nothing can be asked.
+pub fn run_probe(args: &ProbeArgs) -> Ended {
+    probe::answer(std::io::stdin().lock()).map_err(|error| {
+        Failure::new(UNAVAILABLE, format!("{} was not asked: {}", args.root.display(), with_causes(&error)))
+    })
 }

@@ -50,6 +50,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Explain(args) => explain::run(args),
         Verb::Agent(args) => daemons::run_agent(args),
         Verb::Guard(args) => daemons::run_guard(args),
+        Verb::Probe(args) => daemons::run_probe(&args),
         Verb::Config(args) => match args.verb {
             ConfigVerb::Validate(args) => config::validate(&args),
         },

@@ -9,6 +9,8 @@ use super::{Backend, BackendKind, HostBackend, NAME_RULE, SeaweedfsBackend, UrlP
 use crate::hcl::{Problem, Section, Spanned};
 
 /// How long a source lingers where nothing else is said.
+/// How often sources are probed where nothing else is said.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 pub(super) const LINGER: Duration = Duration::from_secs(300);
 
 /// How long mounting may take where nothing else is said.
@@ -68,6 +70,16 @@ pub(super) fn positive(section: &mut Section<'_>, key: &'static str) -> Option<S
     let said = section.duration(key)?;
     if said.value.is_zero() {
         section.problem(Problem::new(said.span, format!("{key} must be more than 0s")));
+        return None;
+    }
+    Some(said)
+}
+
+/// How often something is done: never, or not too often.
+pub(super) fn interval(section: &mut Section<'_>, key: &'static str) -> Option<Spanned<Duration>> {
+    let said = section.duration(key)?;
+    if !said.value.is_zero() && said.value < Duration::from_secs(1) {
+        section.problem(Problem::new(said.span, format!("{key} must be at least 1s, or 0s for never")));
         return None;
     }
     Some(said)

@@ -20,6 +20,9 @@ pub struct Config {
     pub status_group: Option<String>,
     /// How long a prestart task may wait for its volumes.
     pub hook_timeout: Duration,
+    /// How often the sources that a program or server stands behind are asked whether they answer, while a binding uses
+    /// them; zero for never.
+    pub probe_interval: Duration,
     /// How Nomad is reached.
     pub nomad: Nomad,
     /// Storage systems by their name.

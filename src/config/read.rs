@@ -50,6 +50,7 @@ pub(super) struct Gathered {
     run_dir: Option<Said<PathBuf>>,
     status_group: Option<Said<String>>,
     hook_timeout: Option<Said<Duration>>,
+    probe_interval: Option<Said<Duration>>,
     nomad: Option<Said<blocks::NomadWords>>,
     pub backends: BTreeMap<String, Said<Backend>>,
     pub volumes: BTreeMap<String, Said<Volume>>,
@@ -105,6 +106,8 @@ impl Gathered {
         set_once(&mut self.status_group, group, "status_group", file, sources, problems);
         let timeout = blocks::positive(&mut section, "hook_timeout");
         set_once(&mut self.hook_timeout, timeout, "hook_timeout", file, sources, problems);
+        let interval = blocks::interval(&mut section, "probe_interval");
+        set_once(&mut self.probe_interval, interval, "probe_interval", file, sources, problems);
         for (_, inner) in section.blocks("nomad", &[]) {
             let span = inner.span();
             let nomad = blocks::nomad(inner, problems);
@@ -144,6 +147,7 @@ impl Gathered {
             run_dir: value(self.run_dir, "/run/saddlebag"),
             status_group: self.status_group.map(|said| said.value),
             hook_timeout: self.hook_timeout.map_or(Duration::from_secs(45), |said| said.value),
+            probe_interval: self.probe_interval.map_or(blocks::PROBE_INTERVAL, |said| said.value),
             nomad: nomad(self.nomad, sources, environment, problems),
             backends,
             volumes: self.volumes.into_iter().map(|(name, said)| (name, said.value)).collect(),

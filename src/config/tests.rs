@@ -37,6 +37,7 @@ fn nothing_at_all_is_the_embedded_default() {
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/saddlebag"));
     assert_eq!(config.run_dir, PathBuf::from("/run/saddlebag"));
     assert_eq!(config.hook_timeout, Duration::from_secs(45));
+    assert_eq!(config.probe_interval, Duration::from_secs(30));
     assert_eq!(config.nomad.address, "http://127.0.0.1:4646");
     assert_eq!(config.status_group, None);
     assert_eq!(config.policy, Policy::default());
@@ -70,6 +71,7 @@ fn every_key_is_taken() {
         run_dir      = "/run/sb"
         status_group = "operators"
         hook_timeout = "2m"
+        probe_interval = "10s"
         nomad {
           address         = "https://nomad.internal:4646"
           token_file      = "/etc/saddlebag/token"
@@ -116,6 +118,7 @@ fn every_key_is_taken() {
     assert_eq!(config.state_dir, PathBuf::from("/data/saddlebag"));
     assert_eq!(config.status_group.as_deref(), Some("operators"));
     assert_eq!(config.hook_timeout, Duration::from_secs(120));
+    assert_eq!(config.probe_interval, Duration::from_secs(10));
     assert_eq!(config.nomad.key_file, Some(PathBuf::from("/etc/key.pem")));
     assert_eq!(config.nomad.alloc_dir, Some(PathBuf::from("/opt/nomad/alloc")));
     assert_eq!(config.nomad.tls_server_name.as_deref(), Some("client.global.nomad"));

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::binding::{Binding, BindingKey};
 use super::entry::{BELIEVED_AFTER, Entry, Live, WaitingHook};
 use super::plan::{Observed, Wanted};
+use super::probes::SUSPICIOUS_AFTER;
 use super::reconciler::{Reconciler, Timer};
 use super::source::State;
 use crate::api::types::{MountReply, Mounted};
@@ -43,6 +44,7 @@ impl Reconciler {
             self.watch.refresh_now();
             self.set_timer(asked + BELIEVED_AFTER, Timer::Allocation(alloc.clone()));
         }
+        self.set_timer(asked + SUSPICIOUS_AFTER, Timer::Awaited(alloc.clone()));
         self.set_timer(deadline, Timer::Allocation(alloc.clone()));
         self.touch(&alloc);
     }
@@ -275,6 +277,9 @@ impl Reconciler {
             let Some(source) = self.sources.get(&live.binding.source) else { continue };
             if let State::Failed(refusal, _) = &source.state {
                 return of_volume(live, refusal);
+            }
+            if let Some(refusal) = self.say_trouble(source, &live.binding.volume.name, &waited.to_string()) {
+                return refusal;
             }
             if live.observed != Observed::Proper {
                 return Refusal {

@@ -6,8 +6,8 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `questions`, `news` are its parts, `recovery` is for what
-//!   the ledger does not tell, `report` what it says.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
+//!   `recovery` is for what the ledger does not tell, `report` what it says.
 
 pub mod binding;
 pub mod entry;
@@ -19,6 +19,7 @@ mod mending;
 mod news;
 mod pages;
 pub mod plan;
+mod probes;
 mod questions;
 pub mod reconciler;
 mod recovery;

@@ -15,11 +15,13 @@ use super::execute::inside::Found as FoundInside;
 use super::execute::{Cache, Displaced, Force, Found, Host, InsideError};
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
+use super::probes::Looks;
 use super::questions::Asked;
 use super::recovery::Recovery;
 use super::source::Source;
 use super::worker::{Desk, Work, Workers};
 use super::{Ask, Handle};
+use crate::backend::prober::Report;
 use crate::backend::{AttachError, Attached, DetachError, SourceKey};
 use crate::config::Config;
 use crate::guard::GuardClient;
@@ -38,8 +40,10 @@ pub enum Done {
     Attached(SourceKey, Result<Attached, AttachError>),
     /// A source's detachment has ended.
     Detached(SourceKey, Result<(), DetachError>),
-    /// A mount program has ended.
-    ProgramEnded(SourceKey, i32),
+    /// A mount program has ended; whether the kernel killed it for want of memory.
+    ProgramEnded(SourceKey, i32, bool),
+    /// What a probe of a source found.
+    Probed(SourceKey, Report),
     /// A binding's place has been looked at.
     Observed(AllocId, BindingKey, u64, Result<(Observed, Option<Identity>), BindError>),
     /// A binding has been made, or not.
@@ -85,6 +89,12 @@ pub(super) enum Timer {
     Allocation(AllocId),
     /// Retries and the end of a source's lingering.
     Source(SourceKey),
+    /// The next probe of a source without anybody looking.
+    Probe(SourceKey),
+    /// Whoever looks has waited for fresh probes for long enough.
+    Look(u64),
+    /// A hook has waited for so long that its sources are asked whether they answer.
+    Awaited(AllocId),
     /// A question's deadline.
     Question(u64),
     /// The end of the wait for what an earlier agent had mounted.
@@ -123,6 +133,7 @@ pub struct Reconciler {
     pub(super) next_question: u64,
     pub(super) next_look: u64,
     pub(super) recovery: Recovery,
+    pub(super) looks: Looks,
     unsent: Vec<(Desk, Work<Done>)>,
     pub(super) started: Instant,
     timers: BinaryHeap<std::cmp::Reverse<(Instant, Timer)>>,
@@ -195,6 +206,7 @@ impl Reconciler {
             next_question: 0,
             next_look: 0,
             recovery: Recovery::new(bad),
+            looks: Looks::default(),
             unsent: Vec::new(),
             started: Instant::now(),
             timers: BinaryHeap::new(),
@@ -237,7 +249,7 @@ impl Reconciler {
             let alarm = self.timers.peek().map(|next| tokio::time::Instant::from_std(next.0.0));
             tokio::select! {
                 ask = asks.recv() => match ask {
-                    Some(ask) => self.answer(ask),
+                    Some(ask) => self.look_first(ask),
                     None => return,
                 },
                 Some(news) = news.recv() => self.hear(news),
@@ -249,7 +261,7 @@ impl Reconciler {
         }
     }
 
-    fn answer(&mut self, ask: Ask) {
+    pub(super) fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Mount { alloc, task, reply } => self.take_hook(alloc, task, reply),
             Ask::Status { alloc, reply } => {
@@ -268,9 +280,16 @@ impl Reconciler {
         match done {
             Done::Attached(key, result) => self.note_attached(&key, result),
             Done::Detached(key, result) => self.note_detached(&key, result),
-            Done::ProgramEnded(key, pid) => self.note_program_ended(&key, pid),
-            Done::Observed(alloc, key, look, result) => self.note_observed(&alloc, &key, look, result),
-            Done::Bound(alloc, key, result) => self.note_bound(&alloc, &key, result),
+            Done::ProgramEnded(key, pid, starved) => self.note_program_ended(&key, pid, starved),
+            Done::Probed(key, report) => self.note_probed(&key, &report),
+            Done::Observed(alloc, key, look, result) => {
+                self.note_observed(&alloc, &key, look, result);
+                self.keep_probing_for(&alloc, &key);
+            }
+            Done::Bound(alloc, key, result) => {
+                self.note_bound(&alloc, &key, result);
+                self.keep_probing_for(&alloc, &key);
+            }
             Done::Unbound(alloc, key, force, result) => self.note_unbound(&alloc, &key, force, result),
             Done::Visible(alloc, generation) => self.note_visible(&alloc, generation),
             Done::Saved(alloc, generation, result) => self.note_saved(&alloc, generation, result),
@@ -340,6 +359,9 @@ impl Reconciler {
                     }
                 }
                 Timer::Source(key) => self.wake_source(&key),
+                Timer::Probe(key) => self.probe_if_due(&key),
+                Timer::Look(number) => self.end_look(number),
+                Timer::Awaited(alloc) => self.probe_awaited(&alloc),
                 Timer::Question(number) => self.give_up_question(number),
                 Timer::Settle => {
                     if let Some(settled) = self.settled.take() {
@@ -360,7 +382,10 @@ impl Reconciler {
                 // What passes by itself is waited for a while: after a boot the guard comes up beside this agent.
                 let has_failed = live.error.as_ref().is_some_and(|error| error.is_final || error.times > 3);
                 live.in_flight.is_none() && (live.observed == Observed::Proper || has_failed)
-                    || self.sources.get(&live.binding.source).is_some_and(|source| source.failures > 1)
+                    || self
+                        .sources
+                        .get(&live.binding.source)
+                        .is_some_and(|source| source.failures > 1 || source.health.trouble().is_some())
             })
         };
         let waits_for_root = match &self.host {

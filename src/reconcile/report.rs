@@ -66,10 +66,15 @@ impl Reconciler {
                 bindings: self.entries.values().map(uses).sum(),
                 age_seconds: source.since.elapsed().as_secs(),
                 reason: match &source.state {
+                    _ if source.trouble().is_some() => source.trouble().and_then(|(_, reason)| reason),
                     State::Failed(refusal, _) => Some(sentence(refusal)),
                     _ if source.is_hung() => {
                         Some("its worker waits for the storage system, which does not answer".into())
                     }
+                    State::Attached(_) if source.is_being_asked() => {
+                        Some("it is being asked whether it answers, and has not answered yet".into())
+                    }
+                    State::Attached(_) => source.recent_loss(),
                     _ => None,
                 },
             }
@@ -111,6 +116,9 @@ impl Reconciler {
         }
         if failure.is_some() {
             return ("failed", failure);
+        }
+        if let Some((state, reason)) = self.sources.get(&live.binding.source).and_then(Source::trouble) {
+            return (state, reason);
         }
         if let Some(broken) = &live.health.broken {
             // The host's mount alone makes no task whole.
@@ -302,10 +310,16 @@ fn safety(placement: Placement) -> &'static str {
 
 fn source_step(source: &Source) -> Step {
     let name = format!("attach {}", source.name());
+    if let (Some((state, reason)), State::Attached(attached)) = (source.trouble(), &source.state) {
+        let detail = format!("{}: {state}: {}", attached.root.display(), reason.unwrap_or_default());
+        let hint = "whoever uses it waits; it goes on by itself when it answers again".to_owned();
+        return Step { hint: Some(hint), ..step(&name, StepState::Waiting, detail) };
+    }
     match &source.state {
         State::Attached(attached) => {
             let program = attached.pid.map(|pid| format!(", served by process {pid}")).unwrap_or_default();
-            step(&name, StepState::Done, format!("{}{program}", attached.root.display()))
+            let loss = source.recent_loss().map(|loss| format!("; {loss}")).unwrap_or_default();
+            step(&name, StepState::Done, format!("{}{program}{loss}", attached.root.display()))
         }
         State::Failed(refusal, log) => {
             let mut step = failed(&name, refusal);
@@ -322,6 +336,9 @@ fn source_step(source: &Source) -> Step {
 }
 
 fn source_state(source: &Source) -> &'static str {
+    if let Some((state, _)) = source.trouble() {
+        return state;
+    }
     if source.is_hung() {
         return "hung";
     }

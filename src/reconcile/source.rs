@@ -3,14 +3,22 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::backend::prober::Prober;
 use crate::backend::{Attached, Place, SourceKey};
 use crate::config::{self, Config};
-use crate::job::Refusal;
+use crate::job::{Kind, Refusal};
 
 /// The first wait after a source could not be attached; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait between two tries.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// A mount program that lived for longer did not end for a reason that it met at once.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// So many times in a row a program that ended soon is replaced at once.
+const SUDDEN_DEATHS: u32 = 2;
+/// How long the loss of a source is told of.
+const LOSS_IS_NEWS: Duration = Duration::from_secs(3600);
 
 /// How a source stands.
 #[derive(Debug, Clone)]
@@ -25,6 +33,38 @@ pub enum State {
     Failed(Refusal, Vec<String>),
     /// Its worker takes it away.
     Detaching,
+}
+
+/// Whether a source that is mounted answers, by its last probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It does, or was not asked yet.
+    Sound,
+    /// It does not, or its servers do not: whoever uses it waits.
+    Hung {
+        /// Since when it was asked in vain.
+        since: Instant,
+        /// What does not answer.
+        reason: String,
+    },
+    /// None of its servers can be reached, although the mount answers.
+    Unreachable {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Health {
+    /// `hung` or `unreachable`, since when and why; none where it is sound.
+    pub fn trouble(&self) -> Option<(&'static str, Instant, &str)> {
+        match self {
+            Self::Sound => None,
+            Self::Hung { since, reason } => Some(("hung", *since, reason)),
+            Self::Unreachable { since, reason } => Some(("unreachable", *since, reason)),
+        }
+    }
 }
 
 /// One source.
@@ -52,17 +92,28 @@ pub struct Source {
     pub is_recalled: bool,
     /// The process that is watched.
     pub watched: Option<i32>,
+    /// Whether it answers.
+    pub health: Health,
+    /// When a probe last said so.
+    pub probed: Option<Instant>,
+    /// When it is probed next without anybody looking.
+    pub next_probe: Option<Instant>,
+    /// How often in a row its mount program ended soon after it was attached.
+    pub deaths: u32,
+    /// The last time that it was lost, and why.
+    pub loss: Option<(Instant, String)>,
 }
 
 impl Source {
     /// A source that is not attached.
-    pub fn new(key: SourceKey, definition: config::Backend, config: &Config) -> Self {
+    pub fn new(key: SourceKey, definition: config::Backend, config: &Config, prober: Prober) -> Self {
         let place = Place {
             mount_point: config.sources_dir().join(&key.0),
             log: config.logs_dir().join(format!("{key}.log")),
             cache: config.state_dir.join("cache").join(&key.0),
             socket: config.run_dir.join(format!("{key}.sock")),
             key,
+            prober,
         };
         Self {
             names: BTreeSet::from([definition.name.clone()]),
@@ -76,6 +127,11 @@ impl Source {
             is_worth_waiting: true,
             is_recalled: false,
             watched: None,
+            health: Health::Sound,
+            probed: None,
+            next_probe: None,
+            deaths: 0,
+            loss: None,
         }
     }
 
@@ -85,6 +141,12 @@ impl Source {
             State::Attached(attached) => Some(attached),
             _ => None,
         }
+    }
+
+    /// Whether something may be bound from it: it is attached, and answers as far as is known. What is asked of a source
+    /// that hangs would only wait, and keep its worker in the kernel.
+    pub fn is_usable(&self) -> bool {
+        self.attached().is_some() && self.health == Health::Sound
     }
 
     /// Whether its worker may be asked to attach it now.
@@ -116,6 +178,47 @@ impl Source {
         self.is_worth_waiting = is_temporary;
         self.set(State::Failed(refusal, log));
         at
+    }
+
+    /// Notes that its mount program has ended, and why, in a word for people.
+    pub fn note_loss(&mut self, starved: bool) -> String {
+        let cause = match (&self.definition.kind, starved) {
+            (config::BackendKind::Seaweedfs(settings), true) => {
+                format!(
+                    "out of memory: the kernel killed it at its memory_limit of {} MiB",
+                    settings.memory_limit >> 20
+                )
+            }
+            (_, true) => "out of memory: the kernel killed it at its limit".to_owned(),
+            (_, false) => "it was killed, or ended by itself".to_owned(),
+        };
+        self.health = Health::Sound;
+        self.loss = Some((Instant::now(), cause.clone()));
+        cause
+    }
+
+    /// Its mount program has ended: it is mounted again at once, or, where that happened soon after the last time too, at
+    /// the returned time. A program that cannot live would else be started for ever.
+    pub fn wait_after_loss(&mut self, cause: &str) -> Option<Instant> {
+        self.deaths = if self.since.elapsed() < LONG_LIFE { self.deaths.saturating_add(1) } else { 0 };
+        if self.deaths <= SUDDEN_DEATHS {
+            self.set(State::Detached);
+            return None;
+        }
+        let refusal = Refusal {
+            kind: Kind::Unavailable,
+            message: format!("backend {} was lost {} times in a row: {cause}", self.name(), self.deaths + 1),
+            hint: Some("see its mount program's log; it is mounted again after a wait".into()),
+        };
+        self.failures = self.deaths - SUDDEN_DEATHS;
+        Some(self.fail(refusal, Vec::new(), true))
+    }
+
+    /// What is said of a source that is there and was lost not long ago.
+    pub fn recent_loss(&self) -> Option<String> {
+        let (at, cause) = self.loss.as_ref().filter(|(at, _)| at.elapsed() < LOSS_IS_NEWS)?;
+        let ago = humantime::format_duration(Duration::from_secs(at.elapsed().as_secs()));
+        Some(format!("mounted again: its mount program had ended {ago} ago ({cause})"))
     }
 
     /// Since when its worker is at something that takes longer than it should.

@@ -7,12 +7,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::plan::Wanted;
+use super::probes::Fault;
 use super::reconciler::{Done, Reconciler, StartError, Timer};
 use super::source::{Source, State};
 use super::worker::Desk;
+use crate::backend::prober::Prober;
 use crate::backend::program::Running;
 use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
 use crate::config;
+use crate::sys::cgroup::OomKills;
 
 /// The longest wait between two tries while a prestart task waits: its own deadline may be near.
 const LONGEST_AWAITED_RETRY: Duration = Duration::from_secs(1);
@@ -38,7 +41,7 @@ impl Reconciler {
         }
         for (key, definition) in self.read_definitions() {
             if !self.sources.contains_key(&key) {
-                let mut source = Source::new(key.clone(), definition, &self.config);
+                let mut source = self.new_source(&key, definition);
                 source.keep = false;
                 // An earlier agent may have left it mounted.
                 source.is_recalled = true;
@@ -47,6 +50,15 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+
+    fn new_source(&self, key: &SourceKey, definition: config::Backend) -> Source {
+        let (results, of) = (self.results.clone(), key.clone());
+        let prober = Prober::new(key.clone(), move |report| {
+            // Gone with the agent.
+            let _ = results.send(Done::Probed(of.clone(), report));
+        });
+        Source::new(key.clone(), definition, &self.config, prober)
     }
 
     fn read_definitions(&self) -> Vec<(SourceKey, config::Backend)> {
@@ -74,7 +86,7 @@ impl Reconciler {
             source.keep |= definition.attach_at_start && self.config.backends.contains_key(&definition.name);
             return;
         }
-        let mut source = Source::new(key.clone(), definition.clone(), &self.config);
+        let mut source = self.new_source(key, definition.clone());
         source.keep &= self.config.backends.contains_key(&definition.name);
         self.sources.insert(key.clone(), source);
         let path = self.config.sources_dir().join(format!("{key}.json"));
@@ -128,18 +140,22 @@ impl Reconciler {
                 let pid = attached.pid;
                 source.failures = 0;
                 source.set(State::Attached(attached));
+                source.note_answer();
                 if let Some(pid) = pid.filter(|pid| source.watched != Some(*pid)) {
                     source.watched = Some(pid);
                     self.watch_program(key, pid);
                 }
                 self.doubt_bindings(key);
+                self.keep_probing(key);
                 // It may have come up after the end of its lingering, which found nothing to detach then.
                 self.linger(key);
                 self.explain_mounts();
             }
             Err(error) => {
                 let refusal = error.refusal(&source.name());
-                tracing::warn!(source = %key, reason = %refusal, hint = refusal.hint, "not attached");
+                if source.note_refusal(&error) {
+                    tracing::warn!(source = %key, reason = %refusal, hint = refusal.hint, "not attached");
+                }
                 let mut at = source.fail(refusal, error.log().to_vec(), error.is_temporary());
                 if error.is_temporary() && self.is_awaited(key) {
                     at = at.min(Instant::now() + LONGEST_AWAITED_RETRY);
@@ -163,7 +179,7 @@ impl Reconciler {
     }
 
     /// Whatever was proved before is looked at again.
-    fn doubt_bindings(&mut self, key: &SourceKey) {
+    pub(super) fn doubt_bindings(&mut self, key: &SourceKey) {
         for live in self.entries.values_mut().flat_map(|entry| entry.bindings.values_mut()) {
             if live.binding.source == *key {
                 live.doubt();
@@ -175,13 +191,14 @@ impl Reconciler {
 
     /// Tells when a mount program ends: a small thread waits for its pidfd, and costs nothing until then.
     fn watch_program(&self, key: &SourceKey, pid: i32) {
-        let (results, ended) = (self.results.clone(), Done::ProgramEnded(key.clone(), pid));
+        let (results, of) = (self.results.clone(), key.clone());
         let wait = move || {
             // One that cannot be watched is gone already.
+            let memory = OomKills::watch(pid);
             if let Ok(running) = Running::watch(pid) {
                 running.wait();
             }
-            let _ = results.send(ended);
+            let _ = results.send(Done::ProgramEnded(of, pid, memory.has_grown()));
         };
         let thread = std::thread::Builder::new().name("program-watch".into()).stack_size(64 << 10);
         if let Err(error) = thread.spawn(wait) {
@@ -189,17 +206,21 @@ impl Reconciler {
         }
     }
 
-    pub(super) fn note_program_ended(&mut self, key: &SourceKey, pid: i32) {
+    pub(super) fn note_program_ended(&mut self, key: &SourceKey, pid: i32, starved: bool) {
         let Some(source) = self.sources.get_mut(key).filter(|source| source.watched == Some(pid)) else { return };
         source.watched = None;
         if source.attached().is_none() {
             return;
         }
-        tracing::error!(source = %key, pid, log = ?backend::program::last_lines(&source.place.log).last(), "the mount program has ended: files that were open through it are lost to their tasks");
-        source.set(State::Detached);
-        let needed = source.keep || self.is_used(key);
+        let cause = source.note_loss(starved);
+        tracing::error!(source = %key, pid, cause, log = ?backend::program::last_lines(&source.place.log).last(), "the mount program has ended: files that were open through it are lost to their tasks");
+        let again = source.wait_after_loss(&cause);
+        self.count_fault(key, if starved { Fault::OutOfMemory } else { Fault::Lost });
+        let needed = self.is_needed(key);
         self.doubt_bindings(key);
-        if needed {
+        if let Some(at) = again {
+            self.set_timer(at, Timer::Source(key.clone()));
+        } else if needed {
             self.attach(key);
         }
         self.touch_users(key);
@@ -211,6 +232,11 @@ impl Reconciler {
             let mut bindings = entry.bindings.iter().filter(|(_, live)| live.binding.source == *key);
             bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == Wanted::Bound)
         })
+    }
+
+    /// Whether it is to be attached.
+    fn is_needed(&self, key: &SourceKey) -> bool {
+        self.sources.get(key).is_some_and(|source| source.keep) || self.is_used(key)
     }
 
     /// Whether a prestart task waits for it.

@@ -8,6 +8,7 @@ use super::error::{BindError, UnbindError};
 use super::execute::{self, Creation, Force};
 use super::plan::{self, Observed, Step, Wanted};
 use super::reconciler::{Done, Reconciler, Timer};
+use super::source::Source;
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
 use crate::nomad::model::AllocId;
@@ -37,7 +38,7 @@ impl Reconciler {
             self.save(alloc);
         }
         let Some(entry) = self.entries.get(alloc) else { return };
-        let view = entry.view(|key| self.sources.get(key).is_some_and(|source| source.attached().is_some()));
+        let view = entry.view(|key| self.sources.get(key).is_some_and(Source::is_usable));
         // Where Nomad's allocations are is not known before Nomad was heard once.
         if self.is_dormant(entry) {
             self.set_timer(now + LONGEST_RETRY, Timer::Allocation(alloc.clone()));

@@ -117,6 +117,58 @@ pub fn memory_of(name: &str) -> Result<Option<u64>, CgroupError> {
     Ok(None)
 }
 
+/// How often the kernel has killed a process of somebody's cgroup because the cgroup was at its limit of memory.
+///
+/// The count is of the cgroup, which may be older than the process: what counts is whether it grows.
+#[derive(Debug)]
+pub struct OomKills {
+    files: Vec<(PathBuf, u64)>,
+}
+
+impl OomKills {
+    /// Begins to count for the cgroup of process `pid`. Counts nothing where none can be found.
+    pub fn watch(pid: i32) -> Self {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let mut files = Vec::new();
+        for (version, mount_point) in find_hierarchies().unwrap_or_default() {
+            let Some(path) = text.lines().find_map(|line| path_in(line, version)) else { continue };
+            let directory = mount_point.join(path.trim_start_matches('/'));
+            match version {
+                Version::One => files.push(directory.join("memory.oom_control")),
+                Version::Two => {
+                    files.push(directory.join("memory.events"));
+                    // systemd removes a unit's cgroup as soon as it is empty; the slice above counts with it.
+                    files.extend(directory.parent().map(|above| above.join("memory.events")));
+                }
+            }
+        }
+        let counted = files.into_iter().filter_map(|file| read_oom_kills(&file).map(|count| (file, count)));
+        Self { files: counted.collect() }
+    }
+
+    /// Whether it was so since. By the cgroup's own count while it is there, else by that of the one above.
+    pub fn has_grown(&self) -> bool {
+        let now = self.files.iter().find_map(|(file, before)| Some(read_oom_kills(file)? > *before));
+        now.unwrap_or(false)
+    }
+}
+
+/// The cgroup's path in one hierarchy, from a line of `/proc/PID/cgroup` (cgroups(7)).
+fn path_in(line: &str, version: Version) -> Option<&str> {
+    let mut parts = line.splitn(3, ':');
+    let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    match version {
+        Version::One => controllers.split(',').any(|controller| controller == "memory").then_some(path),
+        Version::Two => (number == "0" && controllers.is_empty()).then_some(path),
+    }
+}
+
+/// The line `oom_kill N`: of `memory.oom_control` in version 1 (Linux 4.13), of `memory.events` in version 2.
+fn read_oom_kills(file: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 fn check_name(name: &str) -> Result<(), CgroupError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     // No dot first: neither `.` nor `..`; and `cgroup.` or `memory.` would meet the kernel's own files.
@@ -174,5 +226,14 @@ mod tests {
             assert!(matches!(check_name(name), Err(CgroupError::Name(_))), "{name:?}");
         }
         assert!(check_name("weed-10.0.0.1_8888").is_ok());
+    }
+
+    #[test]
+    fn a_cgroups_path_is_read_for_either_version() {
+        assert_eq!(path_in("4:memory:/saddlebag/a:b", Version::One), Some("/saddlebag/a:b"));
+        assert_eq!(path_in("5:cpu,memory:/x", Version::One), Some("/x"));
+        assert_eq!(path_in("0::/system.slice/a.service", Version::Two), Some("/system.slice/a.service"));
+        assert_eq!(path_in("0::/x", Version::One), None);
+        assert_eq!(path_in("4:memory:/x", Version::Two), None);
     }
 }

@@ -9,6 +9,7 @@ mod support;
 mod backends;
 mod crash;
 mod examples;
+mod faults;
 mod guard;
 mod load;
 mod looks;
