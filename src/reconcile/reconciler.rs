@@ -22,6 +22,7 @@ use crate::backend::{AttachError, Attached, DetachError, SourceKey};
 use crate::config::Config;
 use crate::guard::GuardClient;
 use crate::guard::wire::Hello;
+use crate::metrics::Metrics;
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::{News, WatchHandle};
 use crate::sys::identity::Identity;
@@ -93,6 +94,7 @@ pub struct Reconciler {
     pub(super) guard_client: GuardClient,
     pub(super) host: Option<Host>,
     pub(super) ledger: Ledger,
+    pub(super) metrics: Metrics,
     pub(super) workers: Workers<Done>,
     pub(super) results: UnboundedSender<Done>,
     pub(super) handle: Handle,
@@ -156,6 +158,7 @@ impl Reconciler {
             guard_client,
             host: None,
             ledger,
+            metrics: Metrics::new(),
             workers: Workers::new(results.clone()),
             results,
             handle,
@@ -185,6 +188,11 @@ impl Reconciler {
         reconciler.recall_alloc_root();
         reconciler.set_timer(Instant::now() + SETTLE, Timer::Settle);
         Ok(reconciler)
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     /// Where results and news of watchers go.
