@@ -3,10 +3,17 @@
 //! * [`Metrics`] counts what happens. Clones share one set of counters; every call is short, takes no lock that is held
 //!   for longer than a look-up, and may be made from any thread.
 //! * [`labels`] are the words that counters are told apart by. Each is a closed list, but for names of sources.
+//! * [`snapshot`] is what is true at one moment (states of sources and bindings, processes): it is counted from the
+//!   reconciler's own state when somebody scrapes, so that nothing is held for it in between.
+//! * [`hook`] measures the phases of a hook; [`scrape`] puts everything together; [`text`] writes the older format.
 //!
 //! Names follow Prometheus' conventions: prefix `saddlebag_`, base units, `_total` for what only grows.
 
+pub mod hook;
 pub mod labels;
+pub mod scrape;
+pub mod snapshot;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

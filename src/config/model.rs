@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub status_group: Option<String>,
     /// How long a prestart task may wait for its volumes.
     pub hook_timeout: Duration,
+    /// Where metrics are served besides the host's socket: to everybody who can connect.
+    pub metrics_address: Option<SocketAddr>,
     /// How Nomad is reached.
     pub nomad: Nomad,
     /// Storage systems by their name.

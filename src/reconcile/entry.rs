@@ -10,6 +10,7 @@ use super::plan::{self, BindingView, Observed, Wanted};
 use crate::api::types::MountReply;
 use crate::backend::SourceKey;
 use crate::job::Refusal;
+use crate::metrics::hook::Times;
 use crate::nomad::model::{AllocId, Allocation, TaskState};
 use crate::sys::identity::Identity;
 
@@ -27,6 +28,8 @@ pub struct WaitingHook {
     pub deadline: Instant,
     /// Whether the job's words have been read for it.
     pub read: bool,
+    /// What each of its phases took.
+    pub times: Times,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<MountReply, Refusal>>,
 }

@@ -6,7 +6,8 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says.
+//! * [`reconciler`]: the loop; `hooks`, `steps`, `pages`, `sources`, `questions`, `news` are its parts, `report` what it says,
+//!   `measure` what it tells Prometheus.
 
 pub mod binding;
 pub mod entry;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod execute;
 mod hooks;
 pub mod ledger;
+mod measure;
 mod news;
 mod pages;
 pub mod plan;
@@ -30,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::types::{Explanation, MountReply, Status};
 use crate::guard::question::{Answer, Question};
 use crate::job::{Kind, Refusal};
+use crate::metrics::snapshot::Snapshot;
 use crate::nomad::model::AllocId;
 
 /// What is asked of the reconciler.
@@ -49,6 +52,11 @@ pub enum Ask {
         alloc: Option<AllocId>,
         /// The answer.
         reply: oneshot::Sender<Status>,
+    },
+    /// How everything stands, in numbers.
+    Measure {
+        /// The answer.
+        reply: oneshot::Sender<Snapshot>,
     },
     /// The way of an allocation's volumes.
     Explain {
@@ -102,6 +110,14 @@ impl Handle {
     /// Only when the agent is stopping.
     pub async fn status(&self, alloc: Option<AllocId>) -> Result<Status, Refusal> {
         self.ask(|reply| Ask::Status { alloc, reply }).await
+    }
+
+    /// How everything stands, in numbers.
+    ///
+    /// # Errors
+    /// Only when the agent is stopping.
+    pub async fn measure(&self) -> Result<Snapshot, Refusal> {
+        self.ask(|reply| Ask::Measure { reply }).await
     }
 
     /// The way of an allocation's volumes.

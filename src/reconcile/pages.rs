@@ -9,6 +9,7 @@ use super::plan::Recorded;
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
+use crate::metrics::LedgerOperation;
 use crate::nomad::model::AllocId;
 
 /// How long after a page could not be written it is tried again.
@@ -40,12 +41,15 @@ impl Reconciler {
         entry.saving = true;
         let (Some(page), generation) = (entry.page.clone(), entry.generation) else { return };
         let (ledger, results, alloc) = (self.ledger.clone(), self.results.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Intend);
             let saved = ledger.show(&page).and_then(|visible| {
                 // The mounts are made while the disk works; the hook is answered when both are done.
                 let _ = results.send(Done::Visible(alloc.clone(), generation));
                 visible.make_durable()
             });
+            write.end(&saved);
             Done::Saved(alloc, generation, saved)
         });
     }
@@ -57,8 +61,11 @@ impl Reconciler {
         entry.saving = true;
         entry.save_again = None;
         let (generation, ledger, alloc) = (entry.generation, self.ledger.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Replace);
             let saved = ledger.replace(&page);
+            write.end(&saved);
             Done::Saved(alloc, generation, saved)
         });
     }
@@ -67,8 +74,11 @@ impl Reconciler {
         let Some(entry) = self.entries.get_mut(alloc).filter(|entry| !entry.saving) else { return };
         entry.saving = true;
         let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Forget);
             let forgotten = ledger.forget(&alloc);
+            write.end(&forgotten);
             Done::Forgotten(alloc, forgotten)
         });
     }

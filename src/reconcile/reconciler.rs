@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -80,6 +80,8 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct NomadView {
     pub connected: bool,
+    /// When it last answered.
+    pub heard: Option<SystemTime>,
     pub reason: Option<String>,
     pub node: Option<Node>,
     pub version: Option<String>,
@@ -229,6 +231,7 @@ impl Reconciler {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status(alloc.as_ref()));
             }
+            Ask::Measure { reply } => drop(reply.send(self.measure())),
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
             }

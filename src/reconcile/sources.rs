@@ -13,6 +13,7 @@ use super::worker::Desk;
 use crate::backend::program::Running;
 use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
 use crate::config;
+use crate::metrics::Cause;
 
 /// The longest wait between two tries while a prestart task waits: its own deadline may be near.
 const LONGEST_AWAITED_RETRY: Duration = Duration::from_secs(1);
@@ -196,7 +197,9 @@ impl Reconciler {
         }
         tracing::error!(source = %key, pid, log = ?backend::program::last_lines(&source.place.log).last(), "the mount program has ended: files that were open through it are lost to their tasks");
         source.set(State::Detached);
+        self.metrics.fault(Cause::ProgramEnded, &source.name());
         let needed = source.keep || self.is_used(key);
+        self.count_lost(key);
         self.doubt_bindings(key);
         if needed {
             self.attach(key);
