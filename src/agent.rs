@@ -24,6 +24,7 @@ use crate::api;
 use crate::backend::program::{Running, is_under_systemd};
 use crate::config::Config;
 use crate::guard::{self, GuardClient};
+use crate::metrics::scrape::Scraper;
 use crate::nomad::client::Client;
 use crate::nomad::settings::{Settings, SettingsError};
 use crate::nomad::token::{Secret, TokenSource};
@@ -140,10 +141,14 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
     let listen = |path: &PathBuf| host(format!("listen at {}", path.display()));
     let questions = api::question::listen(&config.question_socket()).map_err(listen(&config.question_socket()))?;
     tokio::spawn(api::question::serve(questions, handle.clone()));
+    let scraper = Scraper::new(reconciler.metrics(), handle.clone(), guard_client.clone());
     watch_guard(Arc::clone(&config), guard_client, reconciler.results())?;
     tokio::spawn(watch.run());
     let socket = api::host::listen(&config.socket()).map_err(listen(&config.socket()))?;
-    tokio::spawn(api::host::serve(socket, handle.clone(), group));
+    tokio::spawn(api::host::serve(socket, handle.clone(), scraper.clone(), group));
+    if let Some(address) = config.metrics_address {
+        tokio::spawn(api::metrics::serve(address, scraper));
+    }
     tokio::spawn(tell_systemd(settled, handle));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket().display(), "the agent runs");

@@ -10,6 +10,7 @@
 //! * [`reconcile`] owns all state: a pure plan, the ledger, and the workers that carry steps out.
 //! * [`backend`] prepares sources (a mounted file system of a storage system); knows no allocations.
 //! * [`guard`] is the process that keeps Nomad's garbage collection out of volumes, and its client.
+//! * [`metrics`] counts what happens, for Prometheus.
 //! * [`api`] is the agent's sockets: the host's and one for each allocation.
 //! * [`cli`] is the command line, a client of those sockets.
 //! * [`hcl`] reads HCL strictly, with the place of every mistake; jobs and configuration are read through it. Pure.
@@ -26,6 +27,7 @@ pub mod config;
 pub mod guard;
 pub mod hcl;
 pub mod job;
+pub mod metrics;
 pub mod nomad;
 pub mod reconcile;
 pub mod sys;

@@ -12,8 +12,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::metrics;
 use super::serve::{self, LARGEST_BODY};
 use crate::job::{Kind, Refusal};
+use crate::metrics::scrape::Scraper;
 use crate::nomad::model::AllocId;
 use crate::reconcile::Handle;
 use crate::sys::peer;
@@ -43,11 +45,11 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves it: root may do everything, members of `group` may look.
-pub async fn serve(listener: UnixListener, handle: Handle, group: Option<u32>) {
-    serve::accept(listener, MOST_CONNECTIONS, move |stream| Some(route(stream, &handle, group))).await;
+pub async fn serve(listener: UnixListener, handle: Handle, scraper: Scraper, group: Option<u32>) {
+    serve::accept(listener, MOST_CONNECTIONS, move |stream| Some(route(stream, &handle, &scraper, group))).await;
 }
 
-fn route(stream: &UnixStream, handle: &Handle, group: Option<u32>) -> Router {
+fn route(stream: &UnixStream, handle: &Handle, scraper: &Scraper, group: Option<u32>) -> Router {
     let peer = peer::read_peer(stream.as_fd()).ok();
     let may_act = peer.as_ref().is_some_and(peer::Peer::is_root);
     let may_look = may_act || peer.as_ref().zip(group).is_some_and(|(peer, group)| peer.is_in_group(group));
@@ -61,6 +63,7 @@ fn route(stream: &UnixStream, handle: &Handle, group: Option<u32>) -> Router {
         .fallback(serve::no_such_path)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(Caller { handle: handle.clone(), may_act })
+        .route(metrics::PATH, get(metrics::answer).with_state(scraper.clone()))
 }
 
 async fn not_permitted() -> Response {

@@ -1,5 +1,6 @@
-//! HTTP over a unix socket, with bounds on everything that a peer can send or delay.
+//! HTTP over a socket, with bounds on everything that a peer can send or delay.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::types::{ErrorReply, MountRequest};
@@ -23,16 +25,42 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may live, all in all. Hooks are answered well before.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// What connections come from.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static;
+
+    /// Waits for the next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
 /// Accepts connections, at most `most` at a time, until the socket fails or the task is ended.
-pub async fn accept<F>(listener: UnixListener, most: usize, route: F)
+pub async fn accept<L, F>(listener: L, most: usize, route: F)
 where
-    F: Fn(&UnixStream) -> Option<Router> + Send + Sync + 'static,
+    L: Listener,
+    F: Fn(&L::Stream) -> Option<Router> + Send + Sync + 'static,
 {
     let places = Arc::new(Semaphore::new(most));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let stream = match listener.next().await {
+            Ok(stream) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: those in use will end.
                 tracing::warn!(%error, "a connection was not accepted");
@@ -87,7 +115,7 @@ pub async fn no_such_path() -> Response {
     let refusal = Refusal {
         kind: Kind::Usage,
         message: "there is no such path".into(),
-        hint: Some("POST /v1/mount, GET /v1/status, GET /v1/allocation/<id>".into()),
+        hint: Some("POST /v1/mount, GET /v1/status, GET /v1/allocation/<id>; on the host's socket GET /metrics".into()),
     };
     let mut response = refuse(refusal);
     *response.status_mut() = StatusCode::NOT_FOUND;

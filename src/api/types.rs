@@ -5,6 +5,7 @@
 //! | `POST /v1/mount` | both | [`MountRequest`] | [`MountReply`] |
 //! | `GET /v1/status` | both (an allocation's own shows that allocation only) | | [`Status`] |
 //! | `GET /v1/allocation/{id or prefix}` | both (an allocation's own answers for itself only) | | [`Explanation`] |
+//! | `GET /metrics` | the host's | | text for Prometheus |
 //!
 //! A request that fails is answered with an [`ErrorReply`] and a status of 400 (usage), 403 (not permitted),
 //! 422 (configuration), 503 (unavailable) or 504 (try again).

@@ -1,5 +1,6 @@
 //! The blocks of a configuration, each with its closed list of keys.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,6 +134,15 @@ pub(super) fn nomad(mut section: Section<'_>, problems: &mut Vec<Problem>) -> No
     });
     section.finish(problems);
     NomadWords { tls_server_name: tls_server_name.map(|said| said.value), ..words }
+}
+
+/// Reads a `metrics` block.
+pub(super) fn metrics(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+    section.require("address", "\"127.0.0.1:9469\"");
+    let is_right = |text: &str| text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
+    let said = checked(&mut section, "address", "IP:PORT such as \"127.0.0.1:9469\"", is_right);
+    section.finish(problems);
+    said?.value.parse().ok()
 }
 
 /// The name in a label, if it is one.

@@ -33,6 +33,13 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
         }
     }
     let mut warnings = overlaps(gathered, sources);
+    if let Some((said, address)) = gathered.metrics.as_ref().and_then(|said| Some((said, said.value?)))
+        && !address.ip().is_loopback()
+    {
+        let message = format!("metrics at {address} are told to everybody who can connect to it");
+        let hint = "they name backends and volumes; keep others out with a firewall, or serve them at 127.0.0.1";
+        warnings.extend(at(said.file, said.at, Problem::new(0..0, message).hint(hint)));
+    }
     for (name, volume) in gathered.volumes.iter().filter(|(_, volume)| volume.value.create && volume.value.read_only) {
         let message = format!("volume {name:?} is read-only, so create has no effect");
         warnings.extend(at(volume.file, volume.at, Problem::new(0..0, message)));

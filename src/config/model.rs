@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Config {
     /// How often the sources that a program or server stands behind are asked whether they answer, while a binding uses
     /// them; zero for never.
     pub probe_interval: Duration,
+    /// Where metrics are served besides the host's socket: to everybody who can connect.
+    pub metrics_address: Option<SocketAddr>,
     /// How Nomad is reached.
     pub nomad: Nomad,
     /// Storage systems by their name.

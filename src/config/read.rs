@@ -1,6 +1,7 @@
 //! From texts to a configuration. Pure: the environment is handed in.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(super) struct Gathered {
     hook_timeout: Option<Said<Duration>>,
     probe_interval: Option<Said<Duration>>,
     nomad: Option<Said<blocks::NomadWords>>,
+    pub metrics: Option<Said<Option<SocketAddr>>>,
     pub backends: BTreeMap<String, Said<Backend>>,
     pub volumes: BTreeMap<String, Said<Volume>>,
     /// Names of backends whose blocks are wrong: a volume that names one is not wrong for that.
@@ -113,6 +115,11 @@ impl Gathered {
             let nomad = blocks::nomad(inner, problems);
             set_once(&mut self.nomad, Some(Spanned { value: nomad, span }), "nomad", file, sources, problems);
         }
+        for (_, inner) in section.blocks("metrics", &[]) {
+            let span = inner.span();
+            let address = blocks::metrics(inner, problems);
+            set_once(&mut self.metrics, Some(Spanned { value: address, span }), "metrics", file, sources, problems);
+        }
         for (labels, inner) in section.blocks("backend", &["KIND", "NAME"]) {
             self.has_storage = true;
             let name = labels.get(1).map(|label| label.value.clone()).unwrap_or_default();
@@ -148,6 +155,7 @@ impl Gathered {
             status_group: self.status_group.map(|said| said.value),
             hook_timeout: self.hook_timeout.map_or(Duration::from_secs(45), |said| said.value),
             probe_interval: self.probe_interval.map_or(blocks::PROBE_INTERVAL, |said| said.value),
+            metrics_address: self.metrics.and_then(|said| said.value),
             nomad: nomad(self.nomad, sources, environment, problems),
             backends,
             volumes: self.volumes.into_iter().map(|(name, said)| (name, said.value)).collect(),

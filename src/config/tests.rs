@@ -40,6 +40,7 @@ fn nothing_at_all_is_the_embedded_default() {
     assert_eq!(config.probe_interval, Duration::from_secs(30));
     assert_eq!(config.nomad.address, "http://127.0.0.1:4646");
     assert_eq!(config.status_group, None);
+    assert_eq!(config.metrics_address, None);
     assert_eq!(config.policy, Policy::default());
     assert!(config.volumes.is_empty());
     let embedded = &config.backends["embedded"];
@@ -72,6 +73,9 @@ fn every_key_is_taken() {
         status_group = "operators"
         hook_timeout = "2m"
         probe_interval = "10s"
+        metrics {
+          address = "[::1]:9469"
+        }
         nomad {
           address         = "https://nomad.internal:4646"
           token_file      = "/etc/saddlebag/token"
@@ -117,6 +121,7 @@ fn every_key_is_taken() {
     );
     assert_eq!(config.state_dir, PathBuf::from("/data/saddlebag"));
     assert_eq!(config.status_group.as_deref(), Some("operators"));
+    assert_eq!(config.metrics_address, Some(([0, 0, 0, 0, 0, 0, 0, 1], 9469).into()));
     assert_eq!(config.hook_timeout, Duration::from_secs(120));
     assert_eq!(config.probe_interval, Duration::from_secs(10));
     assert_eq!(config.nomad.key_file, Some(PathBuf::from("/etc/key.pem")));

@@ -7,7 +7,7 @@
 //!
 //! * `server` is the process: its socket ([`wire`]), its groups, its signals.
 //! * `groups` are the fanotify groups, one for each source; `reader` reads and answers the events of one;
-//!   `opener` says who opens; `ask` asks the agent.
+//!   `opener` says who opens; `ask` asks the agent; `counts` counts what was decided.
 //! * `keeper` (over `link`) or systemd's descriptor store (`systemd`) keep the groups when the guard dies;
 //!   `state` and `lock` say who is whose successor.
 //! * [`client`] is the agent's side.
@@ -17,6 +17,7 @@
 
 mod ask;
 pub mod client;
+mod counts;
 mod groups;
 mod keeper;
 mod link;
@@ -36,7 +37,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 pub use client::{GuardClient, GuardError, ensure_running};
-pub use wire::{Hello, NomadExe};
+pub use wire::{Decisions, Hello, NomadExe};
 
 /// How to run the guard's process.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::ask;
+use super::counts::Counts;
 use super::log::{Priority, line};
 use super::opener::{Nomad, Opener};
 use crate::sys::fanotify::{Event, Group, Verdict};
@@ -38,12 +39,13 @@ pub(super) struct Shared {
     pub(super) run_dir: PathBuf,
     pub(super) nomad: Nomad,
     pub(super) generation_number: u64,
+    pub(super) counts: Counts,
     questions: AtomicUsize,
 }
 
 impl Shared {
     pub(super) fn new(run_dir: PathBuf, nomad: Nomad, generation_number: u64) -> Self {
-        Self { run_dir, nomad, generation_number, questions: AtomicUsize::new(0) }
+        Self { run_dir, nomad, generation_number, counts: Counts::default(), questions: AtomicUsize::new(0) }
     }
 }
 
@@ -153,7 +155,7 @@ impl Loop {
                 continue;
             }
             match self.group.read() {
-                Ok(Some(event)) => self.handle(Pending::new(&self.group, &self.in_flight, event)),
+                Ok(Some(event)) => self.handle(Pending::new(&self.group, &self.in_flight, &self.shared, event)),
                 Ok(None) => {}
                 // The kernel has denied what it could not open for us: a dead server, mostly.
                 Err(error) => self.complain("cannot read an event", &error),
@@ -182,6 +184,7 @@ impl Loop {
             (questions < MOST_QUESTIONS).then_some(questions + 1)
         });
         if slot.is_err() {
+            self.shared.counts.unasked();
             return pending.answer(Verdict::Deny);
         }
         // A thread of its own: many bindings of one source are collected at once, and no other opener may wait
@@ -195,6 +198,7 @@ impl Loop {
             let answer = ask::ask(&shared.run_dir, &question);
             pending.answer(Verdict::Deny);
             shared.questions.fetch_sub(1, Ordering::AcqRel);
+            shared.counts.answer(answer);
             let answer = answer.map_or_else(|| "no answer".to_owned(), |answer| format!("{answer:?}"));
             let (path, pid) = (question.path.display(), question.pid);
             line(Priority::Info, format_args!("{key}: denied {opener:?} (process {pid}) {path}: {answer}"));
@@ -226,14 +230,16 @@ impl Loop {
 struct Pending {
     group: Arc<Group>,
     in_flight: Arc<Mutex<BTreeSet<RawFd>>>,
+    shared: Arc<Shared>,
     event: Event,
     verdict: Verdict,
 }
 
 impl Pending {
-    fn new(group: &Arc<Group>, in_flight: &Arc<Mutex<BTreeSet<RawFd>>>, event: Event) -> Self {
+    fn new(group: &Arc<Group>, in_flight: &Arc<Mutex<BTreeSet<RawFd>>>, shared: &Arc<Shared>, event: Event) -> Self {
         in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(event.object.as_raw_fd());
-        Self { group: Arc::clone(group), in_flight: Arc::clone(in_flight), event, verdict: Verdict::Deny }
+        let (group, in_flight, shared) = (Arc::clone(group), Arc::clone(in_flight), Arc::clone(shared));
+        Self { group, in_flight, shared, event, verdict: Verdict::Deny }
     }
 
     fn answer(mut self, verdict: Verdict) {
@@ -246,6 +252,7 @@ impl Drop for Pending {
         // Fails only when the opener was killed meanwhile and the event is gone. The object is closed after the
         // answer: closing a file asks its server.
         let _ = self.group.answer(&self.event, self.verdict);
+        self.shared.counts.verdict(self.verdict);
         let number = self.event.object.as_raw_fd();
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }

@@ -325,6 +325,7 @@ impl Guard {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     groups: inner.state.groups.iter().cloned().collect(),
                     took_over: self.took_over,
+                    decisions: Some(self.shared.counts.read()),
                 });
             }
             Request::Mark { group } => match (descriptors.pop(), descriptors.is_empty()) {

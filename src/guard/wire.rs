@@ -69,6 +69,29 @@ pub struct Hello {
     pub groups: Vec<String>,
     /// Whether it took its groups over from a guard that died.
     pub took_over: bool,
+    /// What it has decided so far. A guard of an older version does not say it, and an agent of one does not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decisions: Option<Decisions>,
+}
+
+/// What a guard has decided since it started; each number only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decisions {
+    /// Opens that went on: everybody's but Nomad's, and Nomad's of files.
+    pub allowed: u64,
+    /// Opens that failed: of directories, by Nomad or by who cannot be identified.
+    pub denied: u64,
+    /// Questions to which the agent said that the mount is out of the way.
+    pub answered_detached: u64,
+    /// Questions to which the agent said that the mount is in use.
+    pub answered_in_use: u64,
+    /// Questions to which the agent said that it knows no such binding.
+    pub answered_unknown: u64,
+    /// Questions that no agent answered in time.
+    pub unanswered: u64,
+    /// Denials without a question, since too many waited already.
+    pub unasked: u64,
 }
 
 impl Hello {
@@ -89,6 +112,7 @@ mod tests {
             version: "0.1.0".into(),
             groups: vec!["host-1".into()],
             took_over: true,
+            decisions: None,
         }
     }
 
@@ -122,5 +146,34 @@ mod tests {
     fn what_a_later_guard_adds_to_its_hello_is_no_obstacle() {
         let text = r#"{"hello":{"pid":7,"generation":"abc-1","version":"0.1.0","groups":["host-1"],"took_over":true,"later":1}}"#;
         assert_eq!(serde_json::from_str::<Reply>(text).unwrap(), Reply::Hello(hello()));
+    }
+
+    /// What a guard said before it told its decisions, and how an agent of that time reads.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Before {
+        pid: u32,
+        generation: String,
+        version: String,
+        groups: Vec<String>,
+        took_over: bool,
+    }
+
+    #[test]
+    fn guards_and_agents_of_different_versions_understand_each_other() {
+        let (generation, version) = ("abc-1".to_owned(), "0.1.0".to_owned());
+        let before = Before { pid: 1, generation: generation.clone(), version, groups: Vec::new(), took_over: true };
+        let old = serde_json::to_string(&before).unwrap();
+        let read: Hello = serde_json::from_str(&old).unwrap();
+        assert_eq!((read.generation.as_str(), read.decisions), ("abc-1", None));
+
+        let new = Hello { decisions: Some(Decisions { denied: 3, ..Decisions::default() }), ..read };
+        let text = serde_json::to_string(&new).unwrap();
+        assert_eq!(serde_json::from_str::<Before>(&text).unwrap(), before);
+        assert_eq!(serde_json::from_str::<Hello>(&text).unwrap(), new);
+
+        // One that counts more than this version knows, and less.
+        let other = text.replace("\"unasked\":0", "\"dreamt\":7");
+        assert_ne!(other, text);
+        assert_eq!(serde_json::from_str::<Hello>(&other).unwrap(), new);
     }
 }

@@ -11,6 +11,8 @@ use super::plan::{self, BindingView, Observed, Wanted};
 use crate::api::types::MountReply;
 use crate::backend::SourceKey;
 use crate::job::{OnFailure, Placement, Refusal};
+use crate::metrics::Cause;
+use crate::metrics::hook::Times;
 use crate::nomad::model::{AllocId, Allocation, TaskState};
 use crate::sys::identity::Identity;
 
@@ -28,6 +30,8 @@ pub struct WaitingHook {
     pub deadline: Instant,
     /// Whether the job's words have been read for it.
     pub read: bool,
+    /// What each of its phases took.
+    pub times: Times,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<MountReply, Refusal>>,
 }
@@ -66,14 +70,16 @@ pub struct Live {
 pub struct Event {
     /// What, in a few words.
     pub cause: String,
+    /// The same for counters.
+    pub kind: Cause,
     /// When.
     pub at: SystemTime,
 }
 
 impl Event {
     /// It happened now.
-    pub fn now(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), at: SystemTime::now() }
+    pub fn now(cause: impl Into<String>, kind: Cause) -> Self {
+        Self { cause: cause.into(), kind, at: SystemTime::now() }
     }
 }
 
@@ -144,8 +150,8 @@ impl Live {
     }
 
     /// Notes that something is wrong with it.
-    pub fn note_fault(&mut self, cause: &str) {
-        let event = Event::now(cause);
+    pub fn note_fault(&mut self, cause: &str, kind: Cause) {
+        let event = Event::now(cause, kind);
         self.health.last_fault = Some(event.clone());
         self.health.broken = Some(event);
         self.health.is_looked_into = false;

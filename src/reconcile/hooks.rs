@@ -14,6 +14,7 @@ use super::source::State;
 use crate::api::types::{MountReply, Mounted};
 use crate::backend;
 use crate::job::{self, Kind, Refusal};
+use crate::metrics::hook::Times;
 use crate::nomad::model::{AllocId, Allocation};
 
 /// So many hooks of one allocation may wait at a time; its tasks can ask as often as they like.
@@ -38,7 +39,7 @@ impl Reconciler {
         }
         tracing::info!(alloc = %alloc, task = task.as_deref().unwrap_or("?"), "a task asks for its volumes");
         let asked = Instant::now();
-        entry.hooks.push(WaitingHook { task, asked, deadline, read: false, reply });
+        entry.hooks.push(WaitingHook { task, asked, deadline, read: false, times: Times::begin(), reply });
         // Nomad's client may start a task before our listing names its allocation; or start one again that it calls dead.
         if entry.allocation.is_none() || entry.bindings.keys().any(|key| entry.wanted(key) == Wanted::Gone) {
             self.watch.refresh_now();
@@ -52,6 +53,7 @@ impl Reconciler {
     /// Reads the job for hooks that have not been, and answers those that can be.
     pub(super) fn serve_hooks(&mut self, alloc: &AllocId) {
         self.read_for_hooks(alloc);
+        self.measure_hooks(alloc);
         let now = Instant::now();
         let Some(entry) = self.entries.get(alloc) else { return };
         if entry.hooks.is_empty() {
@@ -205,6 +207,7 @@ impl Reconciler {
         let (answered, waiting) = std::mem::take(&mut entry.hooks).into_iter().partition(which);
         entry.hooks = waiting;
         for hook in answered {
+            hook.times.tell(&self.metrics, super::measure::result(answer, hook.deadline));
             // A caller that went away has nothing to be told.
             let _ = hook.reply.send(answer.clone());
         }

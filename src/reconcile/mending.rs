@@ -14,6 +14,7 @@ use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
 use crate::job::{OnFailure, Placement};
+use crate::metrics::{Cause as Counted, Metrics, Place as MendedAt};
 use crate::nomad::model::AllocId;
 use crate::sys::identity::Identity;
 use crate::sys::table_watch::{TableEvent, TableWatch};
@@ -82,8 +83,11 @@ impl Reconciler {
                 continue;
             }
             tracing::warn!(%alloc, task = key.task, volume = live.binding.volume.name, cause = how.cause(), "a binding is not as it was left");
-            live.note_fault(how.cause());
+            let kind = if how == Displaced::Hidden { Counted::Covered } else { Counted::Unmounted };
+            live.note_fault(how.cause(), kind);
+            let source = live.binding.source.clone();
             live.observed = Observed::Unseen;
+            self.metrics.fault(kind, &self.source_name(&source));
             self.touch(&alloc);
         }
         if std::mem::take(&mut self.check_again) {
@@ -109,23 +113,25 @@ impl Reconciler {
         let is_used = entry.uses(key);
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let first = live.health.broken.is_none();
-        live.note_fault("its mount died: files that were open through it are lost");
-        if !is_used || !first {
-            return;
+        live.note_fault("its mount died: files that were open through it are lost", Counted::Dead);
+        let source = live.binding.source.clone();
+        if is_used && first {
+            tracing::error!(%alloc, task = key.task, volume = live.binding.volume.name, on_failure = ?live.binding.on_failure, "the mount under a running task died: files that it had open are lost");
+            if live.binding.on_failure != OnFailure::Reattach {
+                live.health.plea = Some(Plea::Due(Instant::now(), 0));
+            }
         }
-        tracing::error!(%alloc, task = key.task, volume = live.binding.volume.name, on_failure = ?live.binding.on_failure, "the mount under a running task died: files that it had open are lost");
-        if live.binding.on_failure != OnFailure::Reattach {
-            live.health.plea = Some(Plea::Due(Instant::now(), 0));
-        }
+        self.metrics.fault(Counted::Dead, &self.source_name(&source));
     }
 
     /// The host's mount is right: with no container to look into, the binding is whole.
     pub(super) fn note_host_whole(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         let is_used = entry.uses(key);
+        let metrics = self.metrics.clone();
         let Some(live) = entry.bindings.get_mut(key) else { return };
         if live.binding.placement == Placement::Link || !is_used {
-            live.note_whole(alloc);
+            live.note_whole(alloc, &metrics, MendedAt::Host);
         }
     }
 
@@ -162,6 +168,7 @@ impl Reconciler {
         found: Result<Found, InsideError>,
     ) {
         self.watch_containers(alloc, key, found.as_ref().ok());
+        let metrics = self.metrics.clone();
         let Some(live) = self.live_mut(alloc, key) else { return };
         if live.looking != Some(look) {
             return;
@@ -178,8 +185,9 @@ impl Reconciler {
                 for mended in &found.mended {
                     let (place, cause) = (&mended.place.mount_point, inside_cause(mended.cause));
                     tracing::warn!(%alloc, task = key.task, volume = live.binding.volume.name, place = %place.display(), cause, "mended inside a container");
+                    metrics.repair(counted(mended.cause), MendedAt::Container);
                     if live.health.broken.is_none() {
-                        live.note_fault(&format!("inside a container: {cause}"));
+                        live.note_fault(&format!("inside a container: {cause}"), counted(mended.cause));
                         live.health.is_looked_into = true;
                     }
                 }
@@ -187,13 +195,13 @@ impl Reconciler {
                     let reason = super::error::whole(&failure.error);
                     tracing::error!(%alloc, task = key.task, volume = live.binding.volume.name, reason, "not mended inside a container");
                     if live.health.broken.is_none() {
-                        live.note_fault(&format!("inside a container: {reason}"));
+                        live.note_fault(&format!("inside a container: {reason}"), Counted::Dead);
                     }
                     self.look_inside_later(alloc, key);
                 } else if found.namespaces.is_empty() && live.health.failures < MOST_LOOKS {
                     self.look_inside_later(alloc, key);
                 } else if is_current && live.health.is_looked_into {
-                    live.note_whole(alloc);
+                    live.note_whole(alloc, &metrics, MendedAt::Host);
                 }
             }
             Err(error) => {
@@ -295,6 +303,16 @@ impl Reconciler {
     }
 }
 
+/// The same as it is counted.
+fn counted(cause: Cause) -> Counted {
+    match cause {
+        Cause::Dead => Counted::Dead,
+        Cause::Missing => Counted::Unmounted,
+        Cause::Covered => Counted::Covered,
+        Cause::Moved => Counted::Moved,
+    }
+}
+
 /// What was wrong with a container's mount, in a few words.
 fn inside_cause(cause: Cause) -> &'static str {
     match cause {
@@ -313,13 +331,14 @@ fn may_ask(entry: &Entry, live: &Live) -> bool {
 
 impl Live {
     /// Host and containers see the present mount.
-    fn note_whole(&mut self, alloc: &AllocId) {
+    fn note_whole(&mut self, alloc: &AllocId, metrics: &Metrics, place: MendedAt) {
         self.health.failures = 0;
         self.health.is_looked_into = true;
         self.health.retry = None;
         if let Some(broken) = self.health.broken.take() {
             tracing::warn!(%alloc, task = self.binding.key.task, volume = self.binding.volume.name, cause = broken.cause, "mended");
-            self.health.last_repair = Some(Event::now(format!("mended after: {}", broken.cause)));
+            metrics.repair(broken.kind, place);
+            self.health.last_repair = Some(Event::now(format!("mended after: {}", broken.cause), broken.kind));
         }
     }
 }

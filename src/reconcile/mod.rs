@@ -7,7 +7,8 @@
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
 //! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
-//!   `recovery` is for what the ledger does not tell, `report` what it says.
+//!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
+//!   Prometheus.
 
 pub mod binding;
 pub mod entry;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod execute;
 mod hooks;
 pub mod ledger;
+mod measure;
 mod mending;
 mod news;
 mod pages;
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::types::{Explanation, MountReply, Status};
 use crate::guard::question::{Answer, Question};
 use crate::job::{Kind, Refusal};
+use crate::metrics::snapshot::Snapshot;
 use crate::nomad::model::AllocId;
 
 /// What is asked of the reconciler.
@@ -53,6 +56,11 @@ pub enum Ask {
         alloc: Option<AllocId>,
         /// The answer.
         reply: oneshot::Sender<Status>,
+    },
+    /// How everything stands, in numbers.
+    Measure {
+        /// The answer.
+        reply: oneshot::Sender<Snapshot>,
     },
     /// The way of an allocation's volumes.
     Explain {
@@ -106,6 +114,14 @@ impl Handle {
     /// Only when the agent is stopping.
     pub async fn status(&self, alloc: Option<AllocId>) -> Result<Status, Refusal> {
         self.ask(|reply| Ask::Status { alloc, reply }).await
+    }
+
+    /// How everything stands, in numbers.
+    ///
+    /// # Errors
+    /// Only when the agent is stopping.
+    pub async fn measure(&self) -> Result<Snapshot, Refusal> {
+        self.ask(|reply| Ask::Measure { reply }).await
     }
 
     /// The way of an allocation's volumes.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,7 @@ impl Reconciler {
     }
 
     pub(super) fn hear(&mut self, news: News) {
+        self.nomad.heard = if matches!(news, News::Lost(_)) { self.nomad.heard } else { Some(SystemTime::now()) };
         match news {
             News::Connected { node, alloc_dir, version, node_id } => {
                 self.connect(node, alloc_dir, version, &node_id);

@@ -9,6 +9,7 @@ use super::plan::Recorded;
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
+use crate::metrics::LedgerOperation;
 use crate::nomad::model::AllocId;
 
 /// How long after a page could not be written it is tried again.
@@ -45,12 +46,15 @@ impl Reconciler {
             return;
         }
         let (ledger, results, alloc) = (self.ledger.clone(), self.results.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Intend);
             let saved = ledger.show(&page).and_then(|visible| {
                 // The mounts are made while the disk works; the hook is answered when both are done.
                 let _ = results.send(Done::Visible(alloc.clone(), generation));
                 visible.make_durable()
             });
+            write.end(&saved);
             Done::Saved(alloc, generation, saved)
         });
     }
@@ -67,8 +71,11 @@ impl Reconciler {
             return;
         }
         let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Replace);
             let saved = ledger.replace(&page);
+            write.end(&saved);
             Done::Saved(alloc, generation, saved)
         });
     }
@@ -81,8 +88,11 @@ impl Reconciler {
             return;
         }
         let (ledger, alloc) = (self.ledger.clone(), alloc.clone());
+        let metrics = self.metrics.clone();
         self.submit(Desk::Ledger, move || {
+            let write = metrics.begin_ledger_write(LedgerOperation::Forget);
             let forgotten = ledger.forget(&alloc);
+            write.end(&forgotten);
             Done::Forgotten(alloc, forgotten)
         });
     }

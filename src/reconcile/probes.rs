@@ -13,6 +13,7 @@ use crate::backend::probe::{Question, Verdict};
 use crate::backend::prober::Report;
 use crate::backend::{self, AttachError, SourceKey};
 use crate::job::{Kind, Refusal};
+use crate::metrics::Cause;
 use crate::nomad::model::AllocId;
 
 /// What was found so long ago is as good as new.
@@ -47,7 +48,13 @@ pub(super) enum Fault {
 impl Reconciler {
     /// Where every fault of a source comes by, once each time that it begins.
     pub(super) fn count_fault(&mut self, key: &SourceKey, fault: Fault) {
-        tracing::debug!(source = %key, ?fault, "a fault of a source");
+        let cause = match fault {
+            Fault::Hung => Cause::Hung,
+            Fault::Unreachable => Cause::Unreachable,
+            Fault::Lost => Cause::ProgramEnded,
+            Fault::OutOfMemory => Cause::OutOfMemory,
+        };
+        self.metrics.fault(cause, &self.source_name(key));
     }
 
     /// Answers; whoever looks is answered once the sources that the answer is about were asked, or have kept their answer
@@ -82,6 +89,8 @@ impl Reconciler {
             Ask::Status { alloc: None, .. } => self.sources.keys().cloned().collect(),
             Ask::Status { alloc: Some(alloc), .. } => of(&|id| id == alloc),
             Ask::Explain { prefix, .. } => of(&|id| id.as_str().starts_with(prefix.as_str())),
+            // A scrape tells what is known, and what has not answered yet is known as that.
+            Ask::Measure { .. } => self.sources.keys().cloned().collect(),
             Ask::Mount { .. } | Ask::Question { .. } => BTreeSet::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -26,6 +26,7 @@ use crate::backend::{AttachError, Attached, DetachError, SourceKey};
 use crate::config::Config;
 use crate::guard::GuardClient;
 use crate::guard::wire::Hello;
+use crate::metrics::Metrics;
 use crate::nomad::client::Client;
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::{News, WatchHandle};
@@ -107,6 +108,8 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct NomadView {
     pub connected: bool,
+    /// When it last answered.
+    pub heard: Option<SystemTime>,
     pub reason: Option<String>,
     pub node: Option<Node>,
     pub version: Option<String>,
@@ -121,6 +124,7 @@ pub struct Reconciler {
     pub(super) guard_client: GuardClient,
     pub(super) host: Option<Host>,
     pub(super) ledger: Ledger,
+    pub(super) metrics: Metrics,
     pub(super) workers: Workers<Done>,
     pub(super) results: UnboundedSender<Done>,
     pub(super) handle: Handle,
@@ -194,6 +198,7 @@ impl Reconciler {
             guard_client,
             host: None,
             ledger,
+            metrics: Metrics::new(),
             workers: Workers::new(results.clone()),
             results,
             handle,
@@ -234,6 +239,11 @@ impl Reconciler {
         Ok(reconciler)
     }
 
+    /// What it counts.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     /// Where results and news of watchers go.
     pub fn results(&self) -> UnboundedSender<Done> {
         self.results.clone()
@@ -269,6 +279,7 @@ impl Reconciler {
                 let _ = reply.send(self.status(alloc.as_ref()));
                 self.look_at_troubles();
             }
+            Ask::Measure { reply } => drop(reply.send(self.measure())),
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
             }

@@ -103,7 +103,7 @@ impl Reconciler {
         }
     }
 
-    fn binding_state(&self, entry: &Entry, live: &Live) -> (&'static str, Option<String>) {
+    pub(super) fn binding_state(&self, entry: &Entry, live: &Live) -> (&'static str, Option<String>) {
         let failure = live.error.as_ref().map(|error| sentence(&error.refusal));
         if live.in_flight.is_some_and(|since| since.elapsed() > HUNG_AFTER) {
             return ("hung", Some("its source does not answer".to_owned()));
@@ -335,7 +335,7 @@ fn source_step(source: &Source) -> Step {
     }
 }
 
-fn source_state(source: &Source) -> &'static str {
+pub(super) fn source_state(source: &Source) -> &'static str {
     if let Some((state, _)) = source.trouble() {
         return state;
     }

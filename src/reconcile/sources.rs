@@ -217,6 +217,7 @@ impl Reconciler {
         let again = source.wait_after_loss(&cause);
         self.count_fault(key, if starved { Fault::OutOfMemory } else { Fault::Lost });
         let needed = self.is_needed(key);
+        self.count_lost(key);
         self.doubt_bindings(key);
         if let Some(at) = again {
             self.set_timer(at, Timer::Source(key.clone()));

@@ -75,11 +75,24 @@ fn parse_start_time(stat: &[u8]) -> Option<u64> {
 
 /// The resident memory of process `pid`, in bytes (`VmRSS` of proc_pid_status(5)).
 pub fn resident_memory(pid: i32) -> io::Result<u64> {
+    read_status(pid, "VmRSS:").map(|kilobytes| kilobytes * 1024)
+}
+
+/// How many threads process `pid` has.
+pub fn threads(pid: i32) -> io::Result<u64> {
+    read_status(pid, "Threads:")
+}
+
+/// How many descriptors process `pid` has open.
+pub fn open_descriptors(pid: i32) -> io::Result<u64> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
+/// A number of proc_pid_status(5), which takes no lock that a process can hold while it waits.
+fn read_status(pid: i32, key: &str) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_ascii_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let number = status.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The random id of this boot.

@@ -144,3 +144,30 @@ proptest! {
         drop(Config::parse(&pieces.concat(), "x"));
     }
 }
+
+#[test]
+fn an_address_of_metrics_is_an_ip_and_a_port_and_is_said_once() {
+    let text = "metrics {\n  address = \"localhost:9469\"\n}\nmetrics {\n  address = \"0.0.0.0:0\"\n  adress = \"x\"\n}\nmetrics {}\n";
+    assert_eq!(
+        mistakes(text),
+        [
+            "agent.hcl:2:13: address must be IP:PORT such as \"127.0.0.1:9469\", not \"localhost:9469\"",
+            "agent.hcl:4:1: metrics is set twice, first at agent.hcl:1:1",
+            "agent.hcl:5:13: address must be IP:PORT such as \"127.0.0.1:9469\", not \"0.0.0.0:0\"",
+            "agent.hcl:6:3: unknown key \"adress\" in metrics (did you mean \"address\"?)",
+            "agent.hcl:8:1: metrics has no address (add address = \"127.0.0.1:9469\")",
+            "agent.hcl:8:1: metrics is set twice, first at agent.hcl:1:1",
+        ]
+    );
+}
+
+#[test]
+fn metrics_that_everybody_can_read_are_warned_of() {
+    let told = |address: &str| {
+        let text = format!("metrics {{\n  address = \"{address}\"\n}}\n");
+        read(&[("agent.hcl", &text)], &[]).unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("127.0.0.1:9469"), [""; 0]);
+    let warnings = told("0.0.0.0:9469");
+    assert!(warnings[0].starts_with("agent.hcl:1:1: metrics at 0.0.0.0:9469 are told to everybody"), "{warnings:?}");
+}
