@@ -238,7 +238,8 @@ impl<'a> Sight<'a> {
         // One that is covered cannot be asked whether it is dead; that it was there before says enough.
         let was_ours = |entry: &&Entry| is_ours(entry) || Some(entry.mount_id) == wanted.mount_id && self.is_suspect(entry);
         match is_ours(top) {
-            true if beneath.last().is_some_and(is_ours) => Some(Fault::DeadAbove),
+            // One left beneath on an older kernel: it has died before, or it would not have been mounted over.
+            true if beneath.last().is_some_and(|entry| is_ours(entry) || self.is_suspect(entry)) => Some(Fault::DeadAbove),
             true => Some(Fault::Dead),
             false if beneath.iter().any(was_ours) => Some(Fault::Covered),
             false => refused(Refused::Foreign),
