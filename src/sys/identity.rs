@@ -48,8 +48,12 @@ pub fn identify(fd: BorrowedFd<'_>) -> io::Result<Identity> {
 ///
 /// Errors: as [`identify`].
 pub fn reusable_mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let stat =
-        rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+    let stat = rustix::fs::statx(
+        fd,
+        c"",
+        AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+        StatxFlags::TYPE | StatxFlags::MNT_ID,
+    )?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel reports no mount ids (Linux 5.8 does)"));
     }

@@ -177,10 +177,8 @@ fn first_names(path: &Path) -> Option<PathBuf> {
 
 /// One process of each namespace, the one that started first: a container's own, which outlives what is run beside it.
 fn open_eldest(processes: Vec<(i32, u64)>) -> io::Result<Vec<Namespace>> {
-    let mut by_age: Vec<(u64, i32, u64)> = processes
-        .into_iter()
-        .filter_map(|(pid, id)| Some((process::start_time(pid).ok()?, pid, id)))
-        .collect();
+    let mut by_age: Vec<(u64, i32, u64)> =
+        processes.into_iter().filter_map(|(pid, id)| Some((process::start_time(pid).ok()?, pid, id))).collect();
     by_age.sort_unstable();
     let mut opened: BTreeMap<u64, Namespace> = BTreeMap::new();
     for (_, pid, id) in by_age {

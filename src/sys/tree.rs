@@ -47,9 +47,10 @@ impl Tree {
             way.push(entry);
             // Of the mounts on this one that lie on the way, the first that one comes to.
             let on_it = self.children.get(&entry.mount_id).into_iter().flatten().copied();
-            let on_the_way =
-                on_it.filter(|child| self.entries.get(*child).is_some_and(|child| path.starts_with(&child.mount_point)));
-            next = on_the_way.min_by_key(|child| self.entries.get(*child).map(|child| child.mount_point.as_os_str().len()));
+            let on_the_way = on_it
+                .filter(|child| self.entries.get(*child).is_some_and(|child| path.starts_with(&child.mount_point)));
+            next = on_the_way
+                .min_by_key(|child| self.entries.get(*child).map(|child| child.mount_point.as_os_str().len()));
             if way.len() > self.entries.len() {
                 break;
             }

@@ -34,6 +34,7 @@ if mountpoint -q "$local/x"; then
 fi
 cd "$root"
 /bin/busybox pivot_root . old
+/bin/busybox mount --make-rslave /old
 /bin/busybox umount -l /old
 exec /bin/busybox sh
 "#;
@@ -64,6 +65,10 @@ impl Source {
             .expect("bindfs is installed");
         self.program = Some(program);
         wait_until("the FUSE mount", || self.point.join("vol/one").exists());
+    }
+
+    pub fn point(&self) -> &Path {
+        &self.point
     }
 
     pub fn signal(&self, which: Signal) {
@@ -185,9 +190,14 @@ pub struct Container {
 
 impl Container {
     pub fn start(task: &Task) -> Self {
+        Self::start_with("private", task)
+    }
+
+    /// With this propagation of all that the host has.
+    pub fn start_with(propagation: &str, task: &Task) -> Self {
         let root = tempfile::tempdir_in(task.directory.path()).unwrap().keep();
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-ec", CONTAINER, "container"]);
+        command.args(["--mount", "--propagation", propagation, "sh", "-ec", CONTAINER, "container"]);
         command.arg(&root).arg(task.local());
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::mount::MsFlags;
 use saddlebag::reconcile::execute::inside::{Cause, Found, InsideError, SwapBy, release_inside};
 use saddlebag::sys::namespace::{Namespace, NamespaceError};
 use saddlebag::sys::tree::Tree;
-use saddlebag::sys::{mount, resolve};
+use saddlebag::sys::{mount, resolve, table};
 
 use crate::containers::{Container, Task};
 use crate::scene::in_private_namespace;
@@ -124,7 +125,8 @@ fn what_was_unmounted_covered_or_moved_inside_is_put_right() {
         let task = Task::bound();
         let mut container = Container::start(&task);
         let seen = task.mend(&[]).places;
-        container.sh("!umount /sub && !mount -t tmpfs a /data && !mount -t tmpfs b /data && !mount -t tmpfs c /local/x");
+        container
+            .sh("!umount /sub && !mount -t tmpfs a /data && !mount -t tmpfs b /data && !mount -t tmpfs c /local/x");
         container.sh("!mkdir /tmp/away && !mount --move /ro /tmp/away");
         let found = task.mend(&seen);
         assert_eq!(
@@ -291,10 +293,8 @@ fn a_process_below_a_root_of_its_own_is_served_by_its_namespace() {
         assert!(!container.can("!cat /v/one"));
         let found = task.mend(&[]);
         assert_eq!(container.sh("!cat /v/one /l/x/one"), "acknowledgedacknowledged");
-        let expected: Vec<PathBuf> = ["/data", "/local/x", "/ro", "/sub", "/tmp/jail/l/x", "/tmp/jail/v"]
-            .iter()
-            .map(PathBuf::from)
-            .collect();
+        let expected: Vec<PathBuf> =
+            ["/data", "/local/x", "/ro", "/sub", "/tmp/jail/l/x", "/tmp/jail/v"].iter().map(PathBuf::from).collect();
         let mut places: Vec<PathBuf> = found.places.into_iter().map(|place| place.mount_point).collect();
         places.sort();
         assert_eq!(places, expected);
@@ -328,6 +328,33 @@ fn a_namespace_that_ends_in_mid_work_is_no_failure() {
 }
 
 #[test]
+fn what_comes_from_the_host_by_itself_is_not_mounted_twice() {
+    in_private_namespace(|| {
+        for (propagation, causes_inside) in [("slave", 3), ("unchanged", 3)] {
+            let mut task = Task::unbound();
+            // As systemd has it: what is mounted on the host comes to all who did not decline it.
+            let root = task.host.alloc_root.clone();
+            let none = None::<&str>;
+            nix::mount::mount(Some(&root), &root, none, MsFlags::MS_BIND, none).unwrap();
+            nix::mount::mount(none, &root, none, MsFlags::MS_SHARED, none).unwrap();
+            task.bind();
+            let mut container = Container::start_with(propagation, &task);
+            let place = task.local().join("x");
+            let on_host = || table::read_own().unwrap().iter().filter(|entry| entry.mount_point == place).count();
+            assert_eq!((on_host(), container.mounts_at("/local/x")), (1, 1), "{propagation}");
+            let seen = task.mend(&[]).places;
+            task.renew();
+            let found = task.mend(&seen);
+            assert_eq!(found.mended.len(), causes_inside, "{propagation}: {:?}", found.mended);
+            assert_serves(&mut container);
+            assert_eq!((on_host(), container.mounts_at("/local/x")), (1, 1), "{propagation}");
+            drop(container);
+            nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+    });
+}
+
+#[test]
 fn nothing_of_the_work_is_left_behind() {
     in_private_namespace(|| {
         let mut task = Task::bound();
@@ -337,7 +364,9 @@ fn nothing_of_the_work_is_left_behind() {
             std::fs::read_dir("/proc/self/task")
                 .unwrap()
                 .flatten()
-                .filter(|thread| std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
+                .filter(|thread| {
+                    std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+                })
                 .count()
         };
         task.renew();
@@ -346,7 +375,8 @@ fn nothing_of_the_work_is_left_behind() {
         assert_eq!(found.mended.len(), 4);
         // A namespace that is held keeps nothing alive but a process's number.
         let held = std::fs::read_dir("/proc/thread-self/fd").unwrap().flatten().filter(|descriptor| {
-            std::fs::read_link(descriptor.path()).is_ok_and(|link| link.to_str().is_some_and(|link| link.starts_with("mnt:")))
+            std::fs::read_link(descriptor.path())
+                .is_ok_and(|link| link.to_str().is_some_and(|link| link.starts_with("mnt:")))
         });
         assert_eq!(held.count(), 0);
         assert_eq!(std::fs::read_link("/proc/thread-self/ns/mnt").unwrap(), own);

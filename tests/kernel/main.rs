@@ -11,3 +11,4 @@ mod paths;
 mod programs;
 mod purge;
 mod scene;
+mod tables;

@@ -17,12 +17,12 @@ use super::{Host, Site};
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::Binding;
+use crate::sys::identity;
 use crate::sys::mount::{self, Flags, MountError};
 use crate::sys::namespace::{self, Known, Namespace, NamespaceError};
 use crate::sys::resolve::{self, ResolveError};
 use crate::sys::table::{self, Entry};
 use crate::sys::tree::Tree;
-use crate::sys::identity;
 
 pub use crate::sys::namespace::SwapBy;
 pub use release::release_inside;
@@ -186,7 +186,8 @@ impl Original {
         let entries = table::read_own().map_err(InsideError::Search)?;
         let id = identity::reusable_mount_id(top.as_fd()).map_err(InsideError::Search)?;
         let is_mount = identity::identify(top.as_fd()).map_err(InsideError::Search)?.is_mount_root;
-        let present = entries.iter().find(|entry| entry.mount_id == id && is_mount).ok_or(InsideError::NotBound)?.clone();
+        let present =
+            entries.iter().find(|entry| entry.mount_id == id && is_mount).ok_or(InsideError::NotBound)?.clone();
         let root = resolve::open_root(&host.alloc_root).map_err(InsideError::Host)?;
         let (holding, family) = table::locate(root.as_fd(), &entries).map_err(InsideError::Search)?;
         let task = Path::new(alloc.as_str()).join(&binding.key.task);
@@ -217,7 +218,8 @@ impl Original {
     }
 
     fn find_namespaces(&self, cache: &Cache) -> Result<Vec<Namespace>, InsideError> {
-        namespace::find(self.alloc_device, &self.family, &self.task, &mut lock(&cache.known)).map_err(InsideError::Search)
+        namespace::find(self.alloc_device, &self.family, &self.task, &mut lock(&cache.known))
+            .map_err(InsideError::Search)
     }
 }
 
@@ -267,7 +269,8 @@ pub fn mend_inside_by(
             if done.contains(&namespace.id()) {
                 continue;
             }
-            let mut mending = Mending { by, original: &original, other_devices, cache, namespace, failures: Vec::new() };
+            let mut mending =
+                Mending { by, original: &original, other_devices, cache, namespace, failures: Vec::new() };
             match mending.run(seen) {
                 // Others may be in the namespace still: it is looked for again.
                 Err(InsideError::Namespace(NamespaceError::Ended)) => {
@@ -323,7 +326,8 @@ impl Mending<'_> {
             sight.dead.clone_from(&asked.dead);
             let wanted = all_wanted.get_or_insert_with(|| sight.wanted(self.namespace.id(), seen));
             let mut next = wanted.iter().filter(|wanted| !failed.contains(&wanted.mount_point));
-            let Some((wanted, fault)) = next.find_map(|wanted| Some((wanted, sight.fault(wanted, &asked.unanswered)?))) else {
+            let Some((wanted, fault)) = next.find_map(|wanted| Some((wanted, sight.fault(wanted, &asked.unanswered)?)))
+            else {
                 let places = sight.places(self.namespace.id());
                 let mended = causes.into_iter().filter_map(|(mount_point, cause)| {
                     let place = places.iter().find(|place| place.mount_point == mount_point)?.clone();

@@ -50,8 +50,5 @@ pub fn is_dead_within(
 
 fn is_dead(fd: BorrowedFd<'_>) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    matches!(
-        rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS),
-        Err(Errno::NOTCONN | Errno::CONNABORTED)
-    )
+    matches!(rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }

@@ -229,8 +229,7 @@ impl Inside {
             }
             let below = entry.mount_point.strip_prefix(at).map_err(|_| changed())?;
             if let (Some(parent), Some(name)) = (below.parent(), below.file_name()) {
-                let parent =
-                    resolve::open_beneath_on_one_mount(here.as_fd(), parent).map_err(NamespaceError::Reach)?;
+                let parent = resolve::open_beneath_on_one_mount(here.as_fd(), parent).map_err(NamespaceError::Reach)?;
                 here = resolve::open_any_beneath(parent.as_fd(), Path::new(name)).map_err(NamespaceError::Reach)?;
             }
             if identity::reusable_mount_id(here.as_fd()).map_err(look)? != entry.mount_id {

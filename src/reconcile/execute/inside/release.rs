@@ -88,12 +88,7 @@ fn check(original: &Original, namespace: &Namespace) -> Result<bool, InsideError
     Ok(false)
 }
 
-fn take(
-    original: &Original,
-    namespace: &Namespace,
-    force: bool,
-    taken: &mut Vec<Place>,
-) -> Result<bool, InsideError> {
+fn take(original: &Original, namespace: &Namespace, force: bool, taken: &mut Vec<Place>) -> Result<bool, InsideError> {
     for _ in 0..MOST_STEPS {
         let sight = look(original, namespace)?;
         let Some(entry) = sight.to_release().first().copied() else { return Ok(false) };

@@ -108,8 +108,7 @@ impl<'a> Sight<'a> {
 
     /// The mounts that may be dead clones, and can be seen.
     pub(super) fn suspects(&self) -> impl Iterator<Item = &Entry> {
-        let is_reachable =
-            |entry: &Entry| self.is_clear(&entry.mount_point) && entry.mount_point != Path::new("/");
+        let is_reachable = |entry: &Entry| self.is_clear(&entry.mount_point) && entry.mount_point != Path::new("/");
         self.tree
             .entries()
             .iter()
@@ -158,10 +157,8 @@ impl<'a> Sight<'a> {
     /// is there now; parents before children.
     pub(super) fn wanted(&self, namespace: u64, seen: &[Place]) -> Vec<Wanted> {
         let root_mount = self.root_mount();
-        let seen: Vec<&Place> = seen
-            .iter()
-            .filter(|place| place.namespace == namespace && Some(place.root_mount) == root_mount)
-            .collect();
+        let seen: Vec<&Place> =
+            seen.iter().filter(|place| place.namespace == namespace && Some(place.root_mount) == root_mount).collect();
         let mut wanted: Vec<Wanted> = seen
             .iter()
             .map(|place| Wanted {
@@ -177,8 +174,11 @@ impl<'a> Sight<'a> {
         });
         let own: Vec<Wanted> = own.collect();
         let clones = self.tree.entries().iter().filter(|entry| {
-            let is_moved = seen.iter().any(|place| self.is_it(place.mount_id, entry) && place.mount_point != entry.mount_point);
-            self.is_clone(entry) && !is_moved && self.tree.way(&entry.mount_point).iter().any(|on| on.mount_id == entry.mount_id)
+            let is_moved =
+                seen.iter().any(|place| self.is_it(place.mount_id, entry) && place.mount_point != entry.mount_point);
+            self.is_clone(entry)
+                && !is_moved
+                && self.tree.way(&entry.mount_point).iter().any(|on| on.mount_id == entry.mount_id)
         });
         let clones = clones.map(|entry| Wanted {
             mount_point: entry.mount_point.clone(),
@@ -215,9 +215,8 @@ impl<'a> Sight<'a> {
             is_holder && entry.device == self.original.alloc_device
         });
         let stack = &stack[above.map_or(0, |above| above + 1)..];
-        let is_right = |entry: &Entry| {
-            self.is_present(entry) && self.below(entry).is_some_and(|below| below == wanted.below)
-        };
+        let is_right =
+            |entry: &Entry| self.is_present(entry) && self.below(entry).is_some_and(|below| below == wanted.below);
         let refused = |why| Some(Fault::Refused(why));
         let Some((top, beneath)) = stack.split_last() else {
             if !self.is_clear(place) {
@@ -236,10 +235,13 @@ impl<'a> Sight<'a> {
         }
         let is_ours = |entry: &&Entry| is_right(entry) || self.is_dead(entry);
         // One that is covered cannot be asked whether it is dead; that it was there before says enough.
-        let was_ours = |entry: &&Entry| is_ours(entry) || Some(entry.mount_id) == wanted.mount_id && self.is_suspect(entry);
+        let was_ours =
+            |entry: &&Entry| is_ours(entry) || Some(entry.mount_id) == wanted.mount_id && self.is_suspect(entry);
         match is_ours(top) {
             // One left beneath on an older kernel: it has died before, or it would not have been mounted over.
-            true if beneath.last().is_some_and(|entry| is_ours(entry) || self.is_suspect(entry)) => Some(Fault::DeadAbove),
+            true if beneath.last().is_some_and(|entry| is_ours(entry) || self.is_suspect(entry)) => {
+                Some(Fault::DeadAbove)
+            }
             true => Some(Fault::Dead),
             false if beneath.iter().any(was_ours) => Some(Fault::Covered),
             false => refused(Refused::Foreign),
@@ -259,16 +261,19 @@ impl<'a> Sight<'a> {
     /// The clones that are right and on top.
     pub(super) fn places(&self, namespace: u64) -> Vec<Place> {
         let Some(root_mount) = self.root_mount() else { return Vec::new() };
-        self.clones_on_top().filter(|entry| self.is_present(entry)).filter_map(|entry| {
-            Some(Place {
-                namespace,
-                root_mount,
-                mount_point: entry.mount_point.clone(),
-                below: self.below(entry)?,
-                flags: entry.flags,
-                mount_id: entry.mount_id,
+        self.clones_on_top()
+            .filter(|entry| self.is_present(entry))
+            .filter_map(|entry| {
+                Some(Place {
+                    namespace,
+                    root_mount,
+                    mount_point: entry.mount_point.clone(),
+                    below: self.below(entry)?,
+                    flags: entry.flags,
+                    mount_id: entry.mount_id,
+                })
             })
-        }).collect()
+            .collect()
     }
 
     /// What is to be taken away with the binding: its clones that are on top, and what has the binding's own place and
