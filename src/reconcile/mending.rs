@@ -227,12 +227,15 @@ impl Reconciler {
             if self.containers.contains_key(&namespace.id()) {
                 continue;
             }
-            if let Some(tables) = &self.tables
-                && let Err(error) = tables.watch(namespace)
-            {
-                // One that has just ended is no error.
-                tracing::debug!(%alloc, task = key.task, %error, "a container's mount table is not watched");
-                continue;
+            match self.tables.as_ref().map(|tables| tables.watch(namespace)) {
+                // Without a watch of the own table there is none of others.
+                None | Some(Ok(true)) => {}
+                // It has just ended.
+                Some(Ok(false)) => continue,
+                Some(Err(error)) => {
+                    tracing::warn!(%alloc, task = key.task, %error, "a container's mount table is not watched: what is unmounted in it by hand is not noticed");
+                    continue;
+                }
             }
             self.containers.insert(namespace.id(), (alloc.clone(), key.task.clone()));
         }

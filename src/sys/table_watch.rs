@@ -1,114 +1,155 @@
-//! Changes of mount tables, told as they happen: one thread that sleeps in epoll(7) until the kernel says that the
-//! host's table, or one of the watched namespaces', has changed (proc_pid_mountinfo(5): `POLLERR | POLLPRI`).
-//!
-//! An open mountinfo keeps its namespace and every mount in it, so it is closed as soon as the process by which the
-//! namespace is known has ended.
+//! Mount tables that change, told as they do: one thread with epoll(7) that sleeps otherwise. The kernel wakes whoever
+//! polls a mountinfo file when a mount comes, goes or changes in its namespace (proc_pid_mountinfo(5)).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 
 use super::namespace::Namespace;
 
-/// The thread's stack, in bytes.
-const STACK: usize = 64 << 10;
-/// Changes that follow each other closer than this are told once at their beginning and once at their end.
-const QUIET: Duration = Duration::from_millis(100);
-/// What the epoll set calls the watch's end and the own table; a namespace's inode number is neither.
-const STOP: u64 = u64::MAX;
-const OWN: u64 = u64::MAX - 1;
-/// Marks the end of a namespace's process; inode numbers of namespaces have 32 bits.
-const PROCESS: u64 = 1 << 62;
+/// The thread's stack, in bytes; what is told runs on it.
+const STACK: usize = 256 << 10;
+/// A burst of changes is over when nothing has changed for so long.
+const QUIET: Duration = Duration::from_millis(20);
+/// While a burst goes on it is told of this often.
+const LONGEST: Duration = Duration::from_millis(200);
+/// How many events one wait returns.
+const EVENTS: usize = 64;
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableEvent {
-    /// The own namespace's mount table has changed.
+    /// The mount table of the namespace in which the watch was started has changed.
     Own,
-    /// That of the namespace with this inode number has.
+    /// The mount table of the namespace with this id has changed.
     Changed(u64),
-    /// The process by which this namespace was watched has ended; it is watched no longer.
+    /// The process by which that namespace was known has ended; it is not watched any more. Others may be in it.
     Ended(u64),
 }
 
-struct Watched {
-    /// Held open: the epoll set lives by them.
-    _table: File,
-    _process: OwnedFd,
-}
-
-struct Shared {
-    epoll: OwnedFd,
-    watched: Mutex<BTreeMap<u64, Watched>>,
-}
-
-impl Shared {
-    fn watched(&self) -> MutexGuard<'_, BTreeMap<u64, Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A watch; it ends when this is dropped.
+#[derive(Debug)]
 pub struct TableWatch {
     shared: Arc<Shared>,
     stop: OwnedFd,
 }
 
+#[derive(Debug)]
+struct Shared {
+    epoll: OwnedFd,
+    watched: Mutex<Watched>,
+}
+
+/// What is watched, by the number that the kernel hands back with an event.
+#[derive(Debug, Default)]
+struct Watched {
+    last: u64,
+    has_ended: bool,
+    tables: BTreeMap<u64, Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    /// `None` for the own namespace, which does not end.
+    namespace: Option<u64>,
+    mountinfo: File,
+    process: Option<OwnedFd>,
+    burst: Option<Burst>,
+}
+
+/// A time in which a table changes, told once already.
+#[derive(Debug, Clone, Copy)]
+struct Burst {
+    told: Instant,
+    changed: Instant,
+    is_untold: bool,
+}
+
+impl Burst {
+    fn next(&self) -> Instant {
+        let quiet = self.changed + QUIET;
+        if self.is_untold { quiet.min(self.told + LONGEST) } else { quiet }
+    }
+}
+
+const STOP: u64 = 0;
+/// Each table has two numbers: its own, and the next one for its process.
+const STEP: u64 = 2;
+
 impl TableWatch {
-    /// Watches the own namespace's mount table, and tells `told` from a thread of its own until that returns false.
+    /// Watches the caller's own mount table, and tells `told` of changes from a thread of its own until that returns
+    /// false. The first change of a burst is told at once; the burst once more when it is over, or every 200 ms.
     ///
     /// # Errors
-    /// The kernel's, where there is no descriptor or no thread for it.
+    /// The kernel's, where there is no descriptor or no thread for it. What fails later is logged and ends the watch.
     pub fn start(told: impl FnMut(TableEvent) -> bool + Send + 'static) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        let own = open_table("/proc/self/mountinfo", &epoll, OWN)?;
+        let stopped = stop.try_clone()?;
+        epoll::add(&epoll, &stopped, EventData::new_u64(STOP), EventFlags::IN)?;
         let shared = Arc::new(Shared { epoll, watched: Mutex::default() });
-        let mut thread = Thread { shared: Arc::clone(&shared), told, _own: own, pending: BTreeMap::new() };
+        shared.add(None, File::open("/proc/thread-self/mountinfo")?, None)?;
+        let mut thread = Thread { shared: Arc::clone(&shared), _stopped: stopped, told };
         std::thread::Builder::new().name("mount-tables".into()).stack_size(STACK).spawn(move || {
             if let Err(error) = thread.run() {
                 tracing::error!(%error, "mount tables are no longer watched");
             }
+            // An open table keeps its namespace, and nobody would see that it ends.
+            let mut watched = thread.shared.lock();
+            watched.has_ended = true;
+            watched.tables.clear();
         })?;
         Ok(Self { shared, stop })
     }
 
-    /// Watches a namespace's table as well, until its process ends. One that is watched already is no error.
+    /// Watches another namespace's table too, until its process ends or [`TableWatch::forget`]. Watching it twice is
+    /// harmless. False: the process has ended already, and nothing will be told.
+    ///
+    /// While it is watched the namespace and its mounts live on; once the process ends they are let go at once.
     ///
     /// # Errors
-    /// The kernel's; `NotFound` where its process has ended.
-    pub fn watch(&self, namespace: &Namespace) -> io::Result<()> {
-        let mut watched = self.shared.watched();
-        if watched.contains_key(&namespace.id()) {
-            return Ok(());
+    /// The kernel's, for want of descriptors or memory.
+    pub fn watch(&self, namespace: &Namespace) -> io::Result<bool> {
+        if self.shared.lock().find(namespace.id()).is_some() {
+            return Ok(true);
         }
-        let process = namespace.process().try_clone()?;
-        let table = open_table(&format!("/proc/{}/mountinfo", namespace.pid()), &self.shared.epoll, namespace.id())?;
-        // The process was there before its table was opened, so the number was not somebody else's by then.
-        if namespace.has_ended() {
-            return Err(io::ErrorKind::NotFound.into());
+        // One of its own: descriptors that are copies of one another share their place in an epoll.
+        let Some(pid) = Pid::from_raw(namespace.pid()) else { return Ok(false) };
+        let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mountinfo = match File::open(format!("/proc/{}/mountinfo", namespace.pid())) {
+            Ok(mountinfo) => mountinfo,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        // In this order: while the process lives its number is nobody else's.
+        let is_it = super::process::mount_namespace(namespace.pid()).is_ok_and(|id| id == namespace.id());
+        if !is_it || namespace.has_ended() {
+            return Ok(false);
         }
-        let data = epoll::EventData::new_u64(namespace.id() | PROCESS);
-        epoll::add(&self.shared.epoll, &process, data, epoll::EventFlags::IN)?;
-        watched.insert(namespace.id(), Watched { _table: table, _process: process });
-        Ok(())
+        self.shared.add(Some(namespace.id()), mountinfo, Some(process))?;
+        Ok(true)
     }
 
-    /// How many namespaces are watched beside the own one.
-    pub fn len(&self) -> usize {
-        self.shared.watched().len()
-    }
-
-    /// Whether none but the own one is watched.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Watches the namespace with this id no longer. One event of it may be on its way.
+    pub fn forget(&self, id: u64) {
+        let mut watched = self.shared.lock();
+        if let Some(table) = watched.find(id).and_then(|number| watched.tables.remove(&number)) {
+            self.shared.close(table);
+        }
     }
 }
 
@@ -119,81 +160,130 @@ impl Drop for TableWatch {
     }
 }
 
-fn open_table(path: &str, epoll: &OwnedFd, data: u64) -> io::Result<File> {
-    let table = File::open(path)?;
-    epoll::add(epoll, table.as_fd(), epoll::EventData::new_u64(data), epoll::EventFlags::PRI | epoll::EventFlags::ERR)?;
-    Ok(table)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, namespace: Option<u64>, mountinfo: File, process: Option<OwnedFd>) -> io::Result<()> {
+        let mut watched = self.lock();
+        if watched.has_ended {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the watch has ended"));
+        }
+        watched.last += STEP;
+        let number = watched.last;
+        epoll::add(&self.epoll, &mountinfo, EventData::new_u64(number), EventFlags::PRI | EventFlags::ERR)?;
+        if let Some(process) = &process {
+            // What fails here takes the other out again by closing it.
+            epoll::add(&self.epoll, process, EventData::new_u64(number + 1), EventFlags::IN)?;
+        }
+        watched.tables.insert(number, Table { namespace, mountinfo, process, burst: None });
+        Ok(())
+    }
+
+    /// Closes a table's descriptors. They are taken out of the epoll first: a program that is just being started has
+    /// copies of them for a moment, and would keep them in.
+    fn close(&self, table: Table) {
+        // Neither can fail for a descriptor that is in it.
+        let _ = epoll::delete(&self.epoll, &table.mountinfo);
+        if let Some(process) = table.process {
+            let _ = epoll::delete(&self.epoll, &process);
+        }
+    }
 }
 
-struct Thread<T> {
-    shared: Arc<Shared>,
-    told: T,
-    _own: File,
-    /// Tables that were told of a moment ago: until when they are quiet, and whether they have changed since.
-    pending: BTreeMap<TableEvent, (Instant, bool)>,
-}
+impl Watched {
+    fn find(&self, namespace: u64) -> Option<u64> {
+        self.tables.iter().find(|(_, table)| table.namespace == Some(namespace)).map(|(number, _)| *number)
+    }
 
-impl<T: FnMut(TableEvent) -> bool> Thread<T> {
-    fn run(&mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(64);
-        loop {
-            let wait = self.pending.values().map(|(until, _)| until.saturating_duration_since(Instant::now())).min();
-            let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-            events.clear();
-            match epoll::wait(&self.shared.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+    /// A change of this table, and what is told of it at once.
+    fn note_change(&mut self, number: u64, now: Instant) -> Option<TableEvent> {
+        let table = self.tables.get_mut(&number)?;
+        match &mut table.burst {
+            Some(burst) => {
+                burst.changed = now;
+                burst.is_untold = true;
+                None
             }
+            None => {
+                table.burst = Some(Burst { told: now, changed: now, is_untold: false });
+                Some(table.event())
+            }
+        }
+    }
+
+    /// What is told of bursts that are over, or have lasted too long to wait for their end.
+    fn end_bursts(&mut self, now: Instant) -> Vec<TableEvent> {
+        let mut tell = Vec::new();
+        for table in self.tables.values_mut() {
+            let Some(mut burst) = table.burst else { continue };
+            if now < burst.next() {
+                continue;
+            }
+            if burst.is_untold {
+                tell.push(table.event());
+                burst.told = now;
+                burst.is_untold = false;
+            }
+            table.burst = (now < burst.next()).then_some(burst);
+        }
+        tell
+    }
+}
+
+impl Table {
+    fn event(&self) -> TableEvent {
+        self.namespace.map_or(TableEvent::Own, TableEvent::Changed)
+    }
+}
+
+struct Thread<F> {
+    shared: Arc<Shared>,
+    _stopped: OwnedFd,
+    told: F,
+}
+
+impl<F: FnMut(TableEvent) -> bool> Thread<F> {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout();
+            events.clear();
+            match epoll::wait(&self.shared.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut tell = Vec::new();
+            let now = Instant::now();
+            let mut watched = self.shared.lock();
             for event in &events {
-                let event: &epoll::Event = event;
-                if !self.hear(event.data.u64()) {
+                let data = event.data;
+                match data.u64() {
+                    STOP => return Ok(()),
+                    number if number % STEP == 0 => tell.extend(watched.note_change(number, now)),
+                    number => {
+                        let Some(table) = watched.tables.remove(&(number - 1)) else { continue };
+                        tell.extend(table.namespace.map(TableEvent::Ended));
+                        self.shared.close(table);
+                    }
+                }
+            }
+            tell.extend(watched.end_bursts(now));
+            drop(watched);
+            for event in tell {
+                if !(self.told)(event) {
                     return Ok(());
                 }
             }
-            if !self.tell_what_is_quiet() {
-                return Ok(());
-            }
         }
     }
 
-    /// False ends the watch.
-    fn hear(&mut self, data: u64) -> bool {
-        let event = match data {
-            STOP => return false,
-            OWN => TableEvent::Own,
-            ended if ended & PROCESS != 0 => {
-                let id = ended & !PROCESS;
-                // Closing them takes them out of the set.
-                self.shared.watched().remove(&id);
-                self.pending.remove(&TableEvent::Changed(id));
-                return (self.told)(TableEvent::Ended(id));
-            }
-            id => TableEvent::Changed(id),
-        };
-        if let Some((_, again)) = self.pending.get_mut(&event) {
-            *again = true;
-            return true;
-        }
-        self.pending.insert(event, (Instant::now() + QUIET, false));
-        (self.told)(event)
-    }
-
-    fn tell_what_is_quiet(&mut self) -> bool {
-        let now = Instant::now();
-        let due: Vec<TableEvent> =
-            self.pending.iter().filter(|(_, (until, _))| *until <= now).map(|(event, _)| *event).collect();
-        for event in due {
-            match self.pending.get_mut(&event) {
-                Some((until, again)) if *again => {
-                    *again = false;
-                    *until = now + QUIET;
-                    if !(self.told)(event) {
-                        return false;
-                    }
-                }
-                _ => drop(self.pending.remove(&event)),
-            }
-        }
-        true
+    /// How long nothing need be done but what events demand: for ever, while nothing changes.
+    fn timeout(&self) -> Option<Timespec> {
+        let watched = self.shared.lock();
+        let next = watched.tables.values().filter_map(|table| Some(table.burst?.next())).min()?;
+        let wait = next.saturating_duration_since(Instant::now());
+        Timespec::try_from(wait).ok()
     }
 }

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test's helper fails as its test does.
 
 mod collection;
+mod containers;
 mod death;
 mod hang;
+mod inside;
 mod mounts;
 mod paths;
 mod programs;
 mod purge;
 mod scene;
+mod tables;

@@ -20,6 +20,8 @@ pub(super) struct Wanted {
     pub flags: Flags,
     /// The clone that was there, if one was.
     pub mount_id: Option<u64>,
+    /// Where that one is now, if it is elsewhere.
+    pub moved_to: Option<PathBuf>,
 }
 
 /// What is wrong at a place; the step that mends it is the next one of possibly several.
@@ -159,6 +161,15 @@ impl<'a> Sight<'a> {
         let root_mount = self.root_mount();
         let seen: Vec<&Place> =
             seen.iter().filter(|place| place.namespace == namespace && Some(place.root_mount) == root_mount).collect();
+        let own = self.own_places();
+        let is_a_place = |path: &PathBuf| own.contains(path) || seen.iter().any(|place| place.mount_point == *path);
+        // The kernel uses ids again: what is moved shows the same as it did, and is where nothing is known to belong.
+        let is_moved = |place: &Place, entry: &Entry| {
+            let is_same = entry.mount_id == place.mount_id
+                && entry.flags == place.flags
+                && self.below(entry).is_some_and(|below| below == place.below);
+            is_same && self.is_clone(entry) && !is_a_place(&entry.mount_point)
+        };
         let mut wanted: Vec<Wanted> = seen
             .iter()
             .map(|place| Wanted {
@@ -166,18 +177,17 @@ impl<'a> Sight<'a> {
                 below: place.below.clone(),
                 flags: place.flags,
                 mount_id: Some(place.mount_id),
+                moved_to: self
+                    .tree
+                    .entries()
+                    .iter()
+                    .find(|entry| is_moved(place, entry))
+                    .map(|entry| entry.mount_point.clone()),
             })
             .collect();
-        let own = self.own_places().into_iter().map(|mount_point| {
-            let (below, flags) = (PathBuf::new(), Flags::default());
-            Wanted { mount_point, below, flags, mount_id: None }
-        });
-        let own: Vec<Wanted> = own.collect();
         let clones = self.tree.entries().iter().filter(|entry| {
-            let is_moved =
-                seen.iter().any(|place| self.is_it(place.mount_id, entry) && place.mount_point != entry.mount_point);
             self.is_clone(entry)
-                && !is_moved
+                && !seen.iter().any(|place| is_moved(place, entry))
                 && self.tree.way(&entry.mount_point).iter().any(|on| on.mount_id == entry.mount_id)
         });
         let clones = clones.map(|entry| Wanted {
@@ -185,6 +195,14 @@ impl<'a> Sight<'a> {
             below: self.below(entry).unwrap_or_default(),
             flags: entry.flags,
             mount_id: Some(entry.mount_id),
+            moved_to: None,
+        });
+        let own = own.iter().map(|mount_point| Wanted {
+            mount_point: mount_point.clone(),
+            below: PathBuf::new(),
+            flags: Flags::default(),
+            mount_id: None,
+            moved_to: None,
         });
         for more in clones.chain(own) {
             if wanted.iter().all(|other| other.mount_point != more.mount_point) {
@@ -198,11 +216,6 @@ impl<'a> Sight<'a> {
         });
         wanted.sort_by_key(|wanted| wanted.mount_point.components().count());
         wanted
-    }
-
-    /// Whether a mount is the clone that had this id: ids are used again.
-    fn is_it(&self, mount_id: u64, entry: &Entry) -> bool {
-        entry.mount_id == mount_id && self.is_clone(entry)
     }
 
     /// What is wrong at a place, if anything is.
@@ -238,7 +251,10 @@ impl<'a> Sight<'a> {
         let was_ours =
             |entry: &&Entry| is_ours(entry) || Some(entry.mount_id) == wanted.mount_id && self.is_suspect(entry);
         match is_ours(top) {
-            true if beneath.last().is_some_and(is_ours) => Some(Fault::DeadAbove),
+            // One left beneath on an older kernel: it has died before, or it would not have been mounted over.
+            true if beneath.last().is_some_and(|entry| is_ours(entry) || self.is_suspect(entry)) => {
+                Some(Fault::DeadAbove)
+            }
             true => Some(Fault::Dead),
             false if beneath.iter().any(was_ours) => Some(Fault::Covered),
             false => refused(Refused::Foreign),
@@ -247,8 +263,8 @@ impl<'a> Sight<'a> {
 
     fn moved_to(&self, wanted: &Wanted) -> Option<PathBuf> {
         let entry = self.tree.find(wanted.mount_id?)?;
-        let is_elsewhere = self.is_it(entry.mount_id, entry) && entry.mount_point != wanted.mount_point;
-        (is_elsewhere && self.tree.is_on_top(entry)).then(|| entry.mount_point.clone())
+        let is_there = wanted.moved_to.as_ref() == Some(&entry.mount_point) && self.is_clone(entry);
+        (is_there && self.tree.is_on_top(entry)).then(|| entry.mount_point.clone())
     }
 
     fn root_mount(&self) -> Option<u64> {
