@@ -183,6 +183,7 @@ impl Drop for Task {
 
 /// A container; its shell lives as long as this.
 pub struct Container {
+    pid: i32,
     shell: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -201,13 +202,55 @@ impl Container {
         command.arg(&root).arg(task.local());
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));
-        let mut container = Self { shell, input, output };
+        let pid = i32::try_from(shell.id()).unwrap();
+        let mut container = Self { pid, shell, input, output };
         container.sh("true");
         container
     }
 
+    /// By the runtime that Docker uses, with the same mounts.
+    pub fn start_by_runc(task: &Task) -> Self {
+        let bundle = tempfile::tempdir_in(task.directory.path()).unwrap().keep();
+        for made in ["bin", "proc", "local", "data", "ro", "sub"] {
+            std::fs::create_dir_all(bundle.join("rootfs").join(made)).unwrap();
+        }
+        std::fs::copy("/bin/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
+        let bind = |at: &str, source: PathBuf, flags: &[&str]| {
+            let options: Vec<&str> = ["rbind", "rprivate"].iter().chain(flags).copied().collect();
+            serde_json::json!({ "destination": at, "type": "bind", "source": source, "options": options })
+        };
+        let volume = task.local().join("x");
+        let configuration = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": { "user": { "uid": 0, "gid": 0 }, "args": ["/bin/busybox", "sh"], "cwd": "/", "env": [] },
+            "root": { "path": "rootfs" },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                bind("/local", task.local(), &[]), bind("/data", volume.clone(), &[]),
+                bind("/ro", volume.clone(), &["ro"]), bind("/sub", volume.join("sub"), &[]),
+            ],
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] },
+        });
+        std::fs::write(bundle.join("config.json"), configuration.to_string()).unwrap();
+        let pid_file = bundle.join("pid");
+        let name = bundle.file_name().unwrap().to_str().unwrap().replace('.', "t");
+        let mut command = Command::new("/usr/sbin/runc");
+        command.arg("--root").arg(task.directory.path().join("runc")).arg("run").arg("--bundle").arg(&bundle);
+        command.arg("--pid-file").arg(&pid_file).arg(name).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.spawn().expect("runc is installed");
+        let (input, output) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));
+        let mut container = Self { pid: 0, shell, input, output };
+        container.sh("true");
+        // Written after the shell has begun.
+        wait_until("the container's pid", || {
+            container.pid = std::fs::read_to_string(&pid_file).ok().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+            container.pid > 0
+        });
+        container
+    }
+
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.shell.id()).unwrap()
+        self.pid
     }
 
     pub fn namespace(&self) -> u64 {
@@ -268,7 +311,11 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = self.shell.kill();
+        // A runtime cleans up after a shell that ends by itself.
+        drop(self.input.take());
+        if self.pid == i32::try_from(self.shell.id()).unwrap() {
+            let _ = self.shell.kill();
+        }
         let _ = self.shell.wait();
     }
 }

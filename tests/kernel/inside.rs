@@ -354,6 +354,46 @@ fn what_comes_from_the_host_by_itself_is_not_mounted_twice() {
     });
 }
 
+/// Ends the looks, also where a container does not start.
+struct End<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_look_at_a_container_that_is_being_started_disturbs_it_in_nothing() {
+    in_private_namespace(|| {
+        let mut task = Task::bound();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let started = std::sync::Barrier::new(2);
+        let mut containers: Vec<Container> = std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut seen = Vec::new();
+                started.wait();
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let found = task.try_mend(SwapBy::Beneath, &seen).unwrap();
+                    assert!(found.mended.is_empty() && found.failures.is_empty(), "{found:?}");
+                    seen = found.places;
+                }
+            });
+            started.wait();
+            let end = End(&is_over);
+            let containers = (0..6).map(|_| Container::start_by_runc(&task)).collect();
+            drop(end);
+            looks.join().unwrap();
+            containers
+        });
+        let found = task.mend(&[]);
+        assert_eq!((found.places.len(), found.mended.len()), (4 * containers.len(), 0));
+        task.renew();
+        assert_eq!(task.mend(&found.places).mended.len(), 4 * containers.len());
+        containers.iter_mut().for_each(assert_serves);
+    });
+}
+
 #[test]
 fn nothing_of_the_work_is_left_behind() {
     in_private_namespace(|| {

@@ -75,16 +75,11 @@ impl<'a> Sight<'a> {
     }
 
     /// What of the volume a mount shows, if it can be a clone of the binding's mount, the present or a former one: of a
-    /// file system of its kind, and no less restricted than it.
+    /// file system of its kind, and read-only if the binding is. A runtime that makes a clone read-only takes its other
+    /// flags off (a bind remount replaces them all), so those say nothing.
     fn below(&self, entry: &Entry) -> Option<PathBuf> {
         let present = &self.original.present;
-        let (own, its) = (present.flags, entry.flags);
-        let is_restricted = |own: bool, its: bool| its || !own;
-        let can_be = entry.fs_type == present.fs_type
-            && is_restricted(own.read_only, its.read_only)
-            && is_restricted(own.nosuid, its.nosuid)
-            && is_restricted(own.nodev, its.nodev)
-            && is_restricted(own.noexec, its.noexec);
+        let can_be = entry.fs_type == present.fs_type && (entry.flags.read_only || !present.flags.read_only);
         let below = plain(&entry.root).strip_prefix(plain(&present.root)).ok()?;
         can_be.then(|| below.to_owned())
     }
