@@ -198,8 +198,8 @@ fn set_aside_large(log: &Path) {
     }
 }
 
-/// The last lines of a log; none where it cannot be read.
-pub fn last_lines(log: &Path) -> Vec<String> {
+/// The end of a log; empty where it cannot be read.
+pub fn tail(log: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
@@ -208,8 +208,12 @@ pub fn last_lines(log: &Path) -> Vec<String> {
         file.take(LOG_TAIL).read_to_end(&mut text)?;
         Ok(text)
     };
-    let text = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// The last lines of a log; none where it cannot be read.
+pub fn last_lines(log: &Path) -> Vec<String> {
+    let text = tail(log);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     // A program's output is not trusted: no control character of it reaches a terminal.
     lines[lines.len().saturating_sub(LOG_LINES)..]

@@ -36,6 +36,8 @@ pub(super) struct Looks {
 pub(super) enum Fault {
     /// It or its servers ceased to answer.
     Hung,
+    /// It answers, and some of what is asked of it fails.
+    Degraded,
     /// Its servers cannot be reached.
     Unreachable,
     /// Its mount program ended.
@@ -131,7 +133,7 @@ impl Reconciler {
         let Some(source) = self.sources.get_mut(key).filter(|source| source.attached().is_some()) else { return };
         let wait = match &source.health {
             // One whose mount is silent has a probe outstanding.
-            Health::Hung { .. } | Health::Unreachable { .. } => SICK_AGAIN,
+            Health::Hung { .. } | Health::Degraded { .. } | Health::Unreachable { .. } => SICK_AGAIN,
             Health::Sound if is_used && !interval.is_zero() && backend::of(&source.definition).has_server() => interval,
             Health::Sound => return,
         };
@@ -184,7 +186,10 @@ impl Reconciler {
                 Health::Hung { since, reason: reason.clone() }
             }
             (_, Some(Verdict::Refuses { reason, .. })) => Health::Unreachable { since, reason: reason.clone() },
-            (_, Some(Verdict::Answers) | None) => Health::Sound,
+            (_, Some(Verdict::Answers) | None) => match &report.ails {
+                Some(reason) => Health::Degraded { since, reason: reason.clone() },
+                None => Health::Sound,
+            },
         };
         self.change_health(key, health);
         let is_silent = matches!(mount, Verdict::Silent { .. });
@@ -207,6 +212,7 @@ impl Reconciler {
             // Since when it is so does not change with each probe that says so.
             match (&mut source.health, before) {
                 (Health::Hung { since, .. }, Health::Hung { since: first, .. })
+                | (Health::Degraded { since, .. }, Health::Degraded { since: first, .. })
                 | (Health::Unreachable { since, .. }, Health::Unreachable { since: first, .. }) => *since = first,
                 _ => {}
             }
@@ -216,6 +222,10 @@ impl Reconciler {
             Health::Hung { reason, .. } => {
                 tracing::error!(source = %key, backend = name, reason, "the source hangs: whoever uses it waits");
                 self.count_fault(key, Fault::Hung);
+            }
+            Health::Degraded { reason, .. } => {
+                tracing::error!(source = %key, backend = name, reason, "some of what is asked of the source fails");
+                self.count_fault(key, Fault::Degraded);
             }
             Health::Unreachable { reason, .. } => {
                 tracing::error!(source = %key, backend = name, reason, "the source's servers cannot be reached");
@@ -236,6 +246,7 @@ impl Reconciler {
         let hint = Some("see `saddlebag status` on this client; other backends are not affected".to_owned());
         let name = source.name();
         Some(match source.health {
+            Health::Degraded { .. } => return None,
             Health::Unreachable { .. } => Refusal {
                 kind: Kind::Unavailable,
                 message: format!("volume {volume}: backend {name} cannot be used: {reason}"),
@@ -291,11 +302,7 @@ impl Source {
 /// Begins a probe of a source that is attached, unless one is outstanding; says whether one is now.
 fn begin(source: &Source) -> bool {
     let Some(attached) = source.attached() else { return false };
-    let question = Question {
-        definition: source.definition.clone(),
-        root: attached.root.clone(),
-        mount_id: attached.identity.mount_id,
-    };
+    let question = Question::new(&source.definition, &source.place, &attached.root, attached.identity.mount_id);
     match source.place.prober.begin(question) {
         Ok(()) => true,
         Err(error) => {

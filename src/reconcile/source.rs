@@ -47,6 +47,13 @@ pub enum Health {
         /// What does not answer.
         reason: String,
     },
+    /// It answers, and some of what is asked of it fails.
+    Degraded {
+        /// Since when.
+        since: Instant,
+        /// What, and why.
+        reason: String,
+    },
     /// None of its servers can be reached, although the mount answers.
     Unreachable {
         /// Since when.
@@ -57,11 +64,12 @@ pub enum Health {
 }
 
 impl Health {
-    /// `hung` or `unreachable`, since when and why; none where it is sound.
+    /// `hung`, `degraded` or `unreachable`, since when and why; none where it is sound.
     pub fn trouble(&self) -> Option<(&'static str, Instant, &str)> {
         match self {
             Self::Sound => None,
             Self::Hung { since, reason } => Some(("hung", *since, reason)),
+            Self::Degraded { since, reason } => Some(("degraded", *since, reason)),
             Self::Unreachable { since, reason } => Some(("unreachable", *since, reason)),
         }
     }
@@ -146,7 +154,7 @@ impl Source {
     /// Whether something may be bound from it: it is attached, and answers as far as is known. What is asked of a source
     /// that hangs would only wait, and keep its worker in the kernel.
     pub fn is_usable(&self) -> bool {
-        self.attached().is_some() && self.health == Health::Sound
+        self.attached().is_some() && matches!(self.health, Health::Sound | Health::Degraded { .. })
     }
 
     /// Whether its worker may be asked to attach it now.

@@ -218,6 +218,8 @@ impl Reconciler {
         let needed = self.is_needed(key);
         self.doubt_bindings(key);
         if let Some(at) = again {
+            let wait = at.saturating_duration_since(Instant::now());
+            tracing::warn!(source = %key, ?wait, "the mount program has ended several times in a row: it is started again after a wait");
             self.set_timer(at, Timer::Source(key.clone()));
         } else if needed {
             self.attach(key);

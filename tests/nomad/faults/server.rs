@@ -1,7 +1,9 @@
 //! A storage server that accepts and never answers, and one whose network is gone: a SeaweedFS of the test's own, in a
 //! network of its own.
 
-use super::scene::{Stopped, Writer, local, logged, pid_of, probes, seaweedfs, source, wait_mounted, wait_source, writers};
+use super::scene::{
+    Stopped, Writer, local, logged, pid_of, probes, seaweedfs, source, wait_mounted, wait_source, writers,
+};
 use crate::support::{PATIENCE, World, require, tool};
 use anyhow::Context as _;
 use nix::unistd::Pid;
@@ -116,7 +118,10 @@ fn a_filer_that_never_answers_and_a_network_that_is_gone_hold_up_their_own_volum
 
     let cut = Cut::cut(&server)?;
     let said = wait_source(&world, "far", &["hung", "unreachable"])?;
-    assert!(said["reason"].as_str().is_some_and(|reason| reason.contains(FAR) || reason.contains("not answered")), "{said:#}");
+    assert!(
+        said["reason"].as_str().is_some_and(|reason| reason.contains(FAR) || reason.contains("not answered")),
+        "{said:#}"
+    );
     let states = super::scene::bindings(&world, &after.alloc)?;
     assert!(states.iter().all(|binding| binding["state"] != "mounted"), "never called healthy: {states:#?}");
     Writer::launch(&world, "exec", "near-1")?.wait(&world)?;
