@@ -101,10 +101,11 @@ pub fn find_executable(configured: Option<&Path>, name: &str, places: &[&str]) -
 pub fn find_by_argument(argument: &[u8]) -> Option<i32> {
     process::find_processes().unwrap_or_default().into_iter().find(|pid| {
         let is_roots = fs::metadata(format!("/proc/{pid}")).is_ok_and(|of| of.uid() == 0);
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         // A container's root is another host's, for all that is known here.
         let is_here = || process::mount_namespace(*pid).ok() == process::own_mount_namespace().ok();
-        is_roots && line.split(|byte| *byte == 0).any(|part| part == argument) && is_here()
+        // Last: a command line is read from the process's memory, which one that hangs in a mapped file may hold.
+        let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_roots && is_here() && line().split(|byte| *byte == 0).any(|part| part == argument)
     })
 }
 

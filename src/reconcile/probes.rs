@@ -127,18 +127,22 @@ impl Reconciler {
 
     /// Sets the time of the next probe, if there is to be one without anybody looking.
     pub(super) fn keep_probing(&mut self, key: &SourceKey) {
-        let interval = self.config.probe_interval;
-        let is_used =
-            self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
-        let Some(source) = self.sources.get_mut(key).filter(|source| source.attached().is_some()) else { return };
-        let wait = match &source.health {
-            // One whose mount is silent has a probe outstanding.
-            Health::Hung { .. } | Health::Degraded { .. } | Health::Unreachable { .. } => SICK_AGAIN,
-            Health::Sound if is_used && !interval.is_zero() && backend::of(&source.definition).has_server() => interval,
-            Health::Sound => return,
-        };
+        let Some(source) = self.sources.get(key).filter(|source| source.attached().is_some()) else { return };
+        let is_sound = source.health == Health::Sound;
+        let wait = if is_sound { self.config.probe_interval } else { self.config.probe_interval.min(SICK_AGAIN) };
+        // A source that is not well is asked also where none is otherwise: nothing else would tell that it is well again.
+        let wait = if !is_sound && wait.is_zero() { SICK_AGAIN } else { wait };
         let at = Instant::now() + wait;
-        if source.next_probe.is_none_or(|next| next > at) {
+        // This is asked after each binding that is made: what costs more comes last.
+        if wait.is_zero() || source.next_probe.is_some_and(|next| next <= at) {
+            return;
+        }
+        let is_used =
+            || self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
+        if is_sound && !(backend::of(&source.definition).has_server() && is_used()) {
+            return;
+        }
+        if let Some(source) = self.sources.get_mut(key) {
             source.next_probe = Some(at);
             self.set_timer(at, Timer::Probe(key.clone()));
         }

@@ -1,12 +1,14 @@
 //! What the reconciler knows of one source.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::prober::Prober;
 use crate::backend::{Attached, Place, SourceKey};
 use crate::config::{self, Config};
 use crate::job::{Kind, Refusal};
+use crate::sys::cgroup::OomKills;
 
 /// The first wait after a source could not be attached; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -108,6 +110,8 @@ pub struct Source {
     pub next_probe: Option<Instant>,
     /// How often in a row its mount program ended soon after it was attached.
     pub deaths: u32,
+    /// How often its mount programs were killed for want of memory.
+    pub oom_kills: Arc<Mutex<OomKills>>,
     /// The last time that it was lost, and why.
     pub loss: Option<(Instant, String)>,
 }
@@ -139,6 +143,7 @@ impl Source {
             probed: None,
             next_probe: None,
             deaths: 0,
+            oom_kills: Arc::default(),
             loss: None,
         }
     }

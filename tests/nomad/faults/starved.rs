@@ -24,7 +24,7 @@ fn a_mount_program_that_is_out_of_memory_takes_nobody_with_it_and_is_not_started
     ]
     .concat();
     world.start_agent(&configuration)?;
-    let suffers = Writer::launch(&world, "raw_exec", "tiny-0")?.wait(&world)?;
+    let suffers = Writer::launch_patient(&world, "raw_exec", "tiny-0")?.wait(&world)?;
     let beside = Writer::launch(&world, "exec", "sound-0")?.wait(&world)?;
     let other = pid_of(&source(&world, "sound")?)?;
 
@@ -37,7 +37,7 @@ fn a_mount_program_that_is_out_of_memory_takes_nobody_with_it_and_is_not_started
         overload(&world, &mount_point(&world, "tiny")?)?;
     }
     let said = std::fs::read_to_string(world.log("agent"))?;
-    let deaths = said.lines().filter(|line| line.contains("the mount program has ended"));
+    let deaths = said.lines().filter(|line| line.contains("the mount program has ended: files"));
     let causes: Vec<_> = deaths.map(|line| line.contains("out of memory") && line.contains("128 MiB")).collect();
     assert!(causes.len() >= 2 && causes.iter().all(|named| *named), "{causes:?}");
     let again = wait_source(&world, "tiny", &["attached"])?;
