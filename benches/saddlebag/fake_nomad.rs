@@ -102,7 +102,12 @@ impl FakeNomad {
 
     /// From now on the node has these allocations, each with the number and stage given, and this volume.
     pub fn list(&self, allocations: impl Iterator<Item = (usize, Stage)>, volume: &str) {
-        let texts = allocations.map(|(number, stage)| allocation(number, stage, volume)).collect();
+        self.list_each(allocations.map(|(number, stage)| (number, stage, volume)));
+    }
+
+    /// The same, each with a volume of its own.
+    pub fn list_each<'a>(&self, allocations: impl Iterator<Item = (usize, Stage, &'a str)>) {
+        let texts = allocations.map(|(number, stage, volume)| allocation(number, stage, volume)).collect();
         let mut listing = lock(&self.listing.0);
         listing.allocations = texts;
         listing.index += 1;

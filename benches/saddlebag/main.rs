@@ -8,6 +8,7 @@ mod support;
 
 mod fake_nomad;
 mod figures;
+mod hang;
 mod hooks;
 mod jobs;
 mod kernel_limit;
@@ -26,7 +27,9 @@ fn main() -> anyhow::Result<()> {
             Some("host") => hooks::measure_host(&mut report)?,
             Some("seaweedfs") => {
                 let mut next = || arguments.next().context("a filer and the path of weed");
-                hooks::measure_seaweedfs(&mut report, &next()?, Path::new(&next()?))?;
+                let (filer, weed) = (next()?, next()?);
+                hooks::measure_seaweedfs(&mut report, &filer, Path::new(&weed))?;
+                hang::measure(&mut report, &filer, Path::new(&weed))?;
             }
             other => anyhow::bail!("no such part: {other:?}"),
         }

@@ -154,7 +154,8 @@ pub struct SourceStatus {
     pub name: String,
     /// The kind of backend: `host`, `seaweedfs`.
     pub kind: String,
-    /// `attached`, `attaching`, `detached`, `failed`, `hung`.
+    /// `attached`, `attaching`, `detached`, `failed`, `hung` (it does not answer), `unreachable` (its servers), `degraded`
+    /// (some of what is asked of it fails).
     pub state: String,
     /// Where it is mounted on this host.
     pub mount_point: Option<String>,
@@ -166,7 +167,7 @@ pub struct SourceStatus {
     pub bindings: usize,
     /// Seconds in this state.
     pub age_seconds: u64,
-    /// Why it is not attached.
+    /// Why it is not attached or not well, or why it was lost not long ago.
     pub reason: Option<String>,
 }
 
@@ -191,7 +192,7 @@ pub struct BindingStatus {
     pub source: String,
     /// Whether it is read-only there.
     pub read_only: bool,
-    /// `waiting`, `mounting`, `mounted`, `mending`, `hung`, `failed`, `leaving`.
+    /// `waiting`, `mounting`, `mounted`, `mending`, `failed`, `leaving`, or its source's `hung`, `unreachable`, `degraded`.
     pub state: String,
     /// Seconds in this state.
     pub age_seconds: u64,

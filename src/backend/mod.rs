@@ -99,6 +99,17 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
+    /// The folder of its cache.
+    fn cache(&self, place: &Place) -> PathBuf {
+        place.cache.clone()
+    }
+
+    /// What is wrong with a source that is mounted and answers. May hang as the source does: only ever called in a
+    /// process of its own.
+    fn find_ailment(&self, _question: &probe::Question) -> Option<String> {
+        None
+    }
+
     /// Takes the source away when nothing uses it any more.
     ///
     /// # Errors

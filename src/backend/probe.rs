@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use super::AttachError;
+use super::{AttachError, Place};
 use crate::config;
 use crate::sys::{identity, resolve};
 
@@ -33,6 +33,18 @@ pub struct Question {
     pub root: PathBuf,
     /// The mount that is expected there.
     pub mount_id: u64,
+    /// The log of its mount program.
+    pub log: PathBuf,
+    /// The folder of its cache.
+    pub cache: PathBuf,
+}
+
+impl Question {
+    /// Asks the source of that definition at a place, where `root` is mounted.
+    pub fn new(definition: &config::Backend, place: &Place, root: &Path, mount_id: u64) -> Self {
+        let (log, cache) = (place.log.clone(), super::of(definition).cache(place));
+        Self { definition: definition.clone(), root: root.to_owned(), mount_id, log, cache }
+    }
 }
 
 /// What was found.
@@ -59,6 +71,8 @@ pub enum Verdict {
 pub(super) enum Word {
     /// From now on it is the source that is waited for, and not this machine.
     Begun,
+    /// What is wrong with it although it answers; said before [`Word::Mount`], if at all.
+    Ails(String),
     /// What the mount says.
     Mount(Verdict),
     /// What the storage system's servers say.
@@ -75,14 +89,19 @@ pub fn answer(input: impl Read) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut text = Vec::new();
     input.take(LARGEST_QUESTION).read_to_end(&mut text)?;
-    let Question { definition, root, mount_id } = serde_json::from_slice(&text)?;
+    let question: Question = serde_json::from_slice(&text)?;
+    let (root, definition) = (question.root.clone(), question.definition.clone());
     say(&Word::Begun)?;
     let servers = std::thread::Builder::new().name("servers".into()).spawn(move || {
         let verdict =
             super::of(&definition).probe(SERVERS).map_or_else(|error| of_servers(&error), |()| Verdict::Answers);
         say(&Word::Servers(verdict))
     })?;
-    say(&Word::Mount(ask_mount(&root, mount_id)))?;
+    let mount = ask_mount(&root, question.mount_id);
+    if let (Verdict::Answers, Some(ailment)) = (&mount, super::of(&question.definition).find_ailment(&question)) {
+        say(&Word::Ails(ailment))?;
+    }
+    say(&Word::Mount(mount))?;
     servers.join().unwrap_or(Ok(()))
 }
 

@@ -33,6 +33,8 @@ pub struct Report {
     pub asked: Instant,
     /// What the mount says; none where the probe ended without having asked it.
     pub mount: Option<Verdict>,
+    /// What is wrong with it although it answers.
+    pub ails: Option<String>,
     /// What the storage system's servers say.
     pub servers: Option<Verdict>,
     /// Whether the probe has ended: no other report follows.
@@ -155,8 +157,14 @@ impl Shared {
 
 /// Starts the child and hears it to its end; gives the last report.
 fn attend(shared: &Shared, question: &Question) -> Report {
-    let mut report =
-        Report { mount_id: question.mount_id, asked: Instant::now(), mount: None, servers: None, is_over: false };
+    let mut report = Report {
+        mount_id: question.mount_id,
+        asked: Instant::now(),
+        mount: None,
+        ails: None,
+        servers: None,
+        is_over: false,
+    };
     match start(question) {
         Ok((mut child, output)) => {
             hear(shared, &mut report, &mut child, output);
@@ -227,6 +235,7 @@ fn hear(shared: &Shared, report: &mut Report, child: &mut Child, mut output: Chi
                         deadline = Some(report.asked + DEADLINE);
                     }
                 }
+                Ok(Word::Ails(ailment)) => report.ails = Some(ailment),
                 Ok(Word::Mount(verdict)) => report.mount = Some(verdict),
                 Ok(Word::Servers(verdict)) => report.servers = Some(verdict),
                 Ok(Word::Begun) | Err(_) => {}

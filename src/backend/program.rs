@@ -101,10 +101,11 @@ pub fn find_executable(configured: Option<&Path>, name: &str, places: &[&str]) -
 pub fn find_by_argument(argument: &[u8]) -> Option<i32> {
     process::find_processes().unwrap_or_default().into_iter().find(|pid| {
         let is_roots = fs::metadata(format!("/proc/{pid}")).is_ok_and(|of| of.uid() == 0);
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         // A container's root is another host's, for all that is known here.
         let is_here = || process::mount_namespace(*pid).ok() == process::own_mount_namespace().ok();
-        is_roots && line.split(|byte| *byte == 0).any(|part| part == argument) && is_here()
+        // Last: a command line is read from the process's memory, which one that hangs in a mapped file may hold.
+        let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_roots && is_here() && line().split(|byte| *byte == 0).any(|part| part == argument)
     })
 }
 
@@ -198,8 +199,8 @@ fn set_aside_large(log: &Path) {
     }
 }
 
-/// The last lines of a log; none where it cannot be read.
-pub fn last_lines(log: &Path) -> Vec<String> {
+/// The end of a log; empty where it cannot be read.
+pub fn tail(log: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
@@ -208,8 +209,12 @@ pub fn last_lines(log: &Path) -> Vec<String> {
         file.take(LOG_TAIL).read_to_end(&mut text)?;
         Ok(text)
     };
-    let text = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// The last lines of a log; none where it cannot be read.
+pub fn last_lines(log: &Path) -> Vec<String> {
+    let text = tail(log);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     // A program's output is not trusted: no control character of it reaches a terminal.
     lines[lines.len().saturating_sub(LOG_LINES)..]

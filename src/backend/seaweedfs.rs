@@ -5,6 +5,7 @@
 //! where it is missing if it is missing.
 
 mod filer;
+mod full;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -96,7 +97,7 @@ impl Seaweedfs {
 
     /// Has the mount asked whether it answers.
     fn ask(&self, place: &Place, mount_id: u64) -> Result<io::Result<()>, AttachError> {
-        let question = Question { definition: self.definition.clone(), root: place.mount_point.clone(), mount_id };
+        let question = Question::new(&self.definition, place, &place.mount_point, mount_id);
         match place.prober.ask(&question).map_err(AttachError::host("ask whether it answers"))? {
             Verdict::Answers => Ok(Ok(())),
             Verdict::Refuses { errno, reason } => {
@@ -182,6 +183,17 @@ impl Backend for Seaweedfs {
         true
     }
 
+    fn cache(&self, place: &Place) -> PathBuf {
+        match &self.settings.cache_dir {
+            Some(folder) => folder.join(&place.key.0),
+            None => place.cache.clone(),
+        }
+    }
+
+    fn find_ailment(&self, question: &Question) -> Option<String> {
+        full::find(question)
+    }
+
     fn probe(&self, patience: Duration) -> Result<(), AttachError> {
         filer::ask_any(&self.settings.filers, patience)
     }
@@ -209,10 +221,7 @@ impl Backend for Seaweedfs {
         let weed = program::find_executable(self.settings.program.as_deref(), "weed", &WEED_PATHS)?;
         let name = program::name_of(&weed);
         self.find_filer()?;
-        let cache = match &self.settings.cache_dir {
-            Some(folder) => folder.join(&place.key.0),
-            None => place.cache.clone(),
-        };
+        let cache = self.cache(place);
         make_private(&cache)?;
         let place = Place { cache, ..place.clone() };
         // A program that an agent which died meanwhile has just started for this place is waited for, and not started

@@ -62,6 +62,8 @@ words! {
         Unreachable = "unreachable",
         /// Its mount program was killed for want of memory.
         OutOfMemory = "out_of_memory",
+        /// It works in part only.
+        Degraded = "degraded",
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Looks {
 pub(super) enum Fault {
     /// It or its servers ceased to answer.
     Hung,
+    /// It answers, and some of what is asked of it fails.
+    Degraded,
     /// Its servers cannot be reached.
     Unreachable,
     /// Its mount program ended.
@@ -53,6 +55,7 @@ impl Reconciler {
             Fault::Unreachable => Cause::Unreachable,
             Fault::Lost => Cause::ProgramEnded,
             Fault::OutOfMemory => Cause::OutOfMemory,
+            Fault::Degraded => Cause::Degraded,
         };
         self.metrics.fault(cause, &self.source_name(key));
     }
@@ -134,18 +137,22 @@ impl Reconciler {
 
     /// Sets the time of the next probe, if there is to be one without anybody looking.
     pub(super) fn keep_probing(&mut self, key: &SourceKey) {
-        let interval = self.config.probe_interval;
-        let is_used =
-            self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
-        let Some(source) = self.sources.get_mut(key).filter(|source| source.attached().is_some()) else { return };
-        let wait = match &source.health {
-            // One whose mount is silent has a probe outstanding.
-            Health::Hung { .. } | Health::Unreachable { .. } => SICK_AGAIN,
-            Health::Sound if is_used && !interval.is_zero() && backend::of(&source.definition).has_server() => interval,
-            Health::Sound => return,
-        };
+        let Some(source) = self.sources.get(key).filter(|source| source.attached().is_some()) else { return };
+        let is_sound = source.health == Health::Sound;
+        let wait = if is_sound { self.config.probe_interval } else { self.config.probe_interval.min(SICK_AGAIN) };
+        // A source that is not well is asked also where none is otherwise: nothing else would tell that it is well again.
+        let wait = if !is_sound && wait.is_zero() { SICK_AGAIN } else { wait };
         let at = Instant::now() + wait;
-        if source.next_probe.is_none_or(|next| next > at) {
+        // This is asked after each binding that is made: what costs more comes last.
+        if wait.is_zero() || source.next_probe.is_some_and(|next| next <= at) {
+            return;
+        }
+        let is_used =
+            || self.entries.values().any(|entry| entry.bindings.values().any(|live| live.binding.source == *key));
+        if is_sound && !(backend::of(&source.definition).has_server() && is_used()) {
+            return;
+        }
+        if let Some(source) = self.sources.get_mut(key) {
             source.next_probe = Some(at);
             self.set_timer(at, Timer::Probe(key.clone()));
         }
@@ -193,7 +200,10 @@ impl Reconciler {
                 Health::Hung { since, reason: reason.clone() }
             }
             (_, Some(Verdict::Refuses { reason, .. })) => Health::Unreachable { since, reason: reason.clone() },
-            (_, Some(Verdict::Answers) | None) => Health::Sound,
+            (_, Some(Verdict::Answers) | None) => match &report.ails {
+                Some(reason) => Health::Degraded { since, reason: reason.clone() },
+                None => Health::Sound,
+            },
         };
         self.change_health(key, health);
         let is_silent = matches!(mount, Verdict::Silent { .. });
@@ -216,6 +226,7 @@ impl Reconciler {
             // Since when it is so does not change with each probe that says so.
             match (&mut source.health, before) {
                 (Health::Hung { since, .. }, Health::Hung { since: first, .. })
+                | (Health::Degraded { since, .. }, Health::Degraded { since: first, .. })
                 | (Health::Unreachable { since, .. }, Health::Unreachable { since: first, .. }) => *since = first,
                 _ => {}
             }
@@ -225,6 +236,10 @@ impl Reconciler {
             Health::Hung { reason, .. } => {
                 tracing::error!(source = %key, backend = name, reason, "the source hangs: whoever uses it waits");
                 self.count_fault(key, Fault::Hung);
+            }
+            Health::Degraded { reason, .. } => {
+                tracing::error!(source = %key, backend = name, reason, "some of what is asked of the source fails");
+                self.count_fault(key, Fault::Degraded);
             }
             Health::Unreachable { reason, .. } => {
                 tracing::error!(source = %key, backend = name, reason, "the source's servers cannot be reached");
@@ -245,6 +260,7 @@ impl Reconciler {
         let hint = Some("see `saddlebag status` on this client; other backends are not affected".to_owned());
         let name = source.name();
         Some(match source.health {
+            Health::Degraded { .. } => return None,
             Health::Unreachable { .. } => Refusal {
                 kind: Kind::Unavailable,
                 message: format!("volume {volume}: backend {name} cannot be used: {reason}"),
@@ -300,11 +316,7 @@ impl Source {
 /// Begins a probe of a source that is attached, unless one is outstanding; says whether one is now.
 fn begin(source: &Source) -> bool {
     let Some(attached) = source.attached() else { return false };
-    let question = Question {
-        definition: source.definition.clone(),
-        root: attached.root.clone(),
-        mount_id: attached.identity.mount_id,
-    };
+    let question = Question::new(&source.definition, &source.place, &attached.root, attached.identity.mount_id);
     match source.place.prober.begin(question) {
         Ok(()) => true,
         Err(error) => {

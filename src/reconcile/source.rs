@@ -1,12 +1,14 @@
 //! What the reconciler knows of one source.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::prober::Prober;
 use crate::backend::{Attached, Place, SourceKey};
 use crate::config::{self, Config};
 use crate::job::{Kind, Refusal};
+use crate::sys::cgroup::OomKills;
 
 /// The first wait after a source could not be attached; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -47,6 +49,13 @@ pub enum Health {
         /// What does not answer.
         reason: String,
     },
+    /// It answers, and some of what is asked of it fails.
+    Degraded {
+        /// Since when.
+        since: Instant,
+        /// What, and why.
+        reason: String,
+    },
     /// None of its servers can be reached, although the mount answers.
     Unreachable {
         /// Since when.
@@ -57,11 +66,12 @@ pub enum Health {
 }
 
 impl Health {
-    /// `hung` or `unreachable`, since when and why; none where it is sound.
+    /// `hung`, `degraded` or `unreachable`, since when and why; none where it is sound.
     pub fn trouble(&self) -> Option<(&'static str, Instant, &str)> {
         match self {
             Self::Sound => None,
             Self::Hung { since, reason } => Some(("hung", *since, reason)),
+            Self::Degraded { since, reason } => Some(("degraded", *since, reason)),
             Self::Unreachable { since, reason } => Some(("unreachable", *since, reason)),
         }
     }
@@ -100,6 +110,8 @@ pub struct Source {
     pub next_probe: Option<Instant>,
     /// How often in a row its mount program ended soon after it was attached.
     pub deaths: u32,
+    /// How often its mount programs were killed for want of memory.
+    pub oom_kills: Arc<Mutex<OomKills>>,
     /// The last time that it was lost, and why.
     pub loss: Option<(Instant, String)>,
 }
@@ -131,6 +143,7 @@ impl Source {
             probed: None,
             next_probe: None,
             deaths: 0,
+            oom_kills: Arc::default(),
             loss: None,
         }
     }
@@ -146,7 +159,7 @@ impl Source {
     /// Whether something may be bound from it: it is attached, and answers as far as is known. What is asked of a source
     /// that hangs would only wait, and keep its worker in the kernel.
     pub fn is_usable(&self) -> bool {
-        self.attached().is_some() && self.health == Health::Sound
+        self.attached().is_some() && matches!(self.health, Health::Sound | Health::Degraded { .. })
     }
 
     /// Whether its worker may be asked to attach it now.

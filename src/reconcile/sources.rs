@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Wanted;
@@ -15,7 +16,6 @@ use crate::backend::prober::Prober;
 use crate::backend::program::Running;
 use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
 use crate::config;
-use crate::sys::cgroup::OomKills;
 
 /// The longest wait between two tries while a prestart task waits: its own deadline may be near.
 const LONGEST_AWAITED_RETRY: Duration = Duration::from_secs(1);
@@ -191,14 +191,16 @@ impl Reconciler {
 
     /// Tells when a mount program ends: a small thread waits for its pidfd, and costs nothing until then.
     fn watch_program(&self, key: &SourceKey, pid: i32) {
-        let (results, of) = (self.results.clone(), key.clone());
+        let Some(source) = self.sources.get(key) else { return };
+        let (results, of, kills) = (self.results.clone(), key.clone(), Arc::clone(&source.oom_kills));
         let wait = move || {
+            let count = || kills.lock().unwrap_or_else(PoisonError::into_inner);
+            count().watch(pid);
             // One that cannot be watched is gone already.
-            let memory = OomKills::watch(pid);
             if let Ok(running) = Running::watch(pid) {
                 running.wait();
             }
-            let _ = results.send(Done::ProgramEnded(of, pid, memory.has_grown()));
+            let _ = results.send(Done::ProgramEnded(of, pid, count().take_growth()));
         };
         let thread = std::thread::Builder::new().name("program-watch".into()).stack_size(64 << 10);
         if let Err(error) = thread.spawn(wait) {
@@ -220,6 +222,8 @@ impl Reconciler {
         self.count_lost(key);
         self.doubt_bindings(key);
         if let Some(at) = again {
+            let wait = at.saturating_duration_since(Instant::now());
+            tracing::warn!(source = %key, ?wait, "the mount program has ended several times in a row: it is started again after a wait");
             self.set_timer(at, Timer::Source(key.clone()));
         } else if needed {
             self.attach(key);

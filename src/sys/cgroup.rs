@@ -119,15 +119,16 @@ pub fn memory_of(name: &str) -> Result<Option<u64>, CgroupError> {
 
 /// How often the kernel has killed a process of somebody's cgroup because the cgroup was at its limit of memory.
 ///
-/// The count is of the cgroup, which may be older than the process: what counts is whether it grows.
-#[derive(Debug)]
+/// The count is of the cgroup, which may be older than the process: what counts is whether it grows. One program after
+/// another may be watched in it; a kill between the end of one and the watch of the next counts for the next.
+#[derive(Debug, Default)]
 pub struct OomKills {
     files: Vec<(PathBuf, u64)>,
 }
 
 impl OomKills {
-    /// Begins to count for the cgroup of process `pid`. Counts nothing where none can be found.
-    pub fn watch(pid: i32) -> Self {
+    /// Counts for the cgroup of process `pid` from now on; where the process is gone already, for that of the one before.
+    pub fn watch(&mut self, pid: i32) {
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let mut files = Vec::new();
         for (version, mount_point) in find_hierarchies().unwrap_or_default() {
@@ -142,14 +143,28 @@ impl OomKills {
                 }
             }
         }
-        let counted = files.into_iter().filter_map(|file| read_oom_kills(&file).map(|count| (file, count)));
-        Self { files: counted.collect() }
+        let counted = files.into_iter().filter_map(|file| {
+            let now = read_oom_kills(&file)?;
+            let before = self.files.iter().find(|(known, _)| *known == file).map_or(now, |(_, before)| *before);
+            // Fewer than before: another cgroup of the same name.
+            Some((file, before.min(now)))
+        });
+        let counted: Vec<_> = counted.collect();
+        if !counted.is_empty() {
+            self.files = counted;
+        }
     }
 
-    /// Whether it was so since. By the cgroup's own count while it is there, else by that of the one above.
-    pub fn has_grown(&self) -> bool {
-        let now = self.files.iter().find_map(|(file, before)| Some(read_oom_kills(file)? > *before));
-        now.unwrap_or(false)
+    /// Whether it was so since the last time that this was asked. By the cgroup's own count while it is there, else by
+    /// that of the one above.
+    pub fn take_growth(&mut self) -> bool {
+        let mut grown = None;
+        for (file, before) in &mut self.files {
+            let Some(now) = read_oom_kills(file) else { continue };
+            grown.get_or_insert(now > *before);
+            *before = now;
+        }
+        grown.unwrap_or(false)
     }
 }
 

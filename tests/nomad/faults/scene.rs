@@ -18,6 +18,16 @@ while :; do
 done
 ";
 
+/// The same of one that goes on when a write fails, with the next record.
+const TRIES: &str = "trap 'exit 0' TERM INT
+n=0
+while :; do
+  n=$((n+1))
+  echo $n | dd of=$V/log oflag=append conv=notrunc,fsync 2>/dev/null || true
+  sleep 0.1
+done
+";
+
 /// A seaweedfs backend of that name with volumes `NAME-0` to `NAME-5`, made at first use.
 pub fn seaweedfs(world: &World, filer: &str, name: &str, options: &str) -> anyhow::Result<String> {
     let weed = tool("weed").context("no weed")?;
@@ -51,8 +61,17 @@ pub struct Writer {
 impl Writer {
     /// Registers it; does not wait.
     pub fn launch(world: &World, driver: &'static str, volume: &str) -> anyhow::Result<Self> {
+        Self::launch_with(world, driver, volume, WRITES)
+    }
+
+    /// One that goes on when a write fails.
+    pub fn launch_patient(world: &World, driver: &'static str, volume: &str) -> anyhow::Result<Self> {
+        Self::launch_with(world, driver, volume, TRIES)
+    }
+
+    fn launch_with(world: &World, driver: &'static str, volume: &str, script: &str) -> anyhow::Result<Self> {
         let job = format!("{driver}-{volume}");
-        let plan = Plan { script: WRITES, ..Plan::default() };
+        let plan = Plan { script, ..Plan::default() };
         world.run_job(&fleet::text(&job, driver, volume, &plan), &[])?;
         Ok(Self { job, driver, alloc: String::new() })
     }
