@@ -70,7 +70,7 @@ fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
 struct Cut<'a>(&'a FarServer);
 
 impl<'a> Cut<'a> {
-    fn cut(server: &'a FarServer) -> anyhow::Result<Self> {
+    fn take_down(server: &'a FarServer) -> anyhow::Result<Self> {
         run("ip", &["link", "set", &server.link, "down"])?;
         Ok(Self(server))
     }
@@ -114,7 +114,7 @@ fn a_filer_that_never_answers_and_a_network_that_is_gone_hold_up_their_own_volum
     go_on(&world, &writing)?;
     let after = Writer::launch(&world, "exec", "far-3")?.wait(&world)?;
 
-    let cut = Cut::cut(&server)?;
+    let cut = Cut::take_down(&server)?;
     let said = wait_source(&world, "far", &["hung", "unreachable"])?;
     assert!(
         said["reason"].as_str().is_some_and(|reason| reason.contains(FAR) || reason.contains("not answered")),
