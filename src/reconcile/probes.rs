@@ -307,9 +307,16 @@ impl Source {
         }
     }
 
-    /// Since when a probe is outstanding that has not been answered yet, if it takes long.
+    /// Whether a probe is outstanding that has not been answered yet, and nothing newer is known.
     pub(super) fn is_being_asked(&self) -> bool {
-        self.attached().is_some() && matches!(self.place.prober.outstanding(), Some(None))
+        let is_old = self.probed.is_none_or(|at| at.elapsed() > FRESH);
+        is_old && self.attached().is_some() && matches!(self.place.prober.outstanding(), Some(None))
+    }
+
+    /// For how long it has been in the state that `status` shows.
+    pub(super) fn age(&self) -> Duration {
+        let trouble = self.trouble().and(self.health.trouble());
+        trouble.map_or(self.since, |(_, since, _)| since).elapsed()
     }
 }
 

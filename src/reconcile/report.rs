@@ -64,7 +64,7 @@ impl Reconciler {
                     .and_then(|attached| attached.pid)
                     .and_then(|pid| process::resident_memory(pid).ok()),
                 bindings: self.entries.values().map(uses).sum(),
-                age_seconds: source.since.elapsed().as_secs(),
+                age_seconds: source.age().as_secs(),
                 reason: match &source.state {
                     _ if source.trouble().is_some() => source.trouble().and_then(|(_, reason)| reason),
                     State::Failed(refusal, _) => Some(sentence(refusal)),

@@ -1,7 +1,8 @@
 //! A mount program that is stopped.
 
 use super::scene::{
-    Stopped, Writer, bindings, local, logged, pid_of, probes, seaweedfs, source, wait_mounted, wait_source, writers,
+    Stopped, Writer, bindings, hangs, local, logged, pid_of, probes, seaweedfs, source, wait_mounted, wait_source,
+    writers,
 };
 use crate::support::{PATIENCE, World, require};
 use anyhow::Context as _;
@@ -27,13 +28,16 @@ fn a_stopped_mount_program_holds_up_its_own_volumes_only_and_goes_on_where_it_wa
 
     let stopped = Stopped::stop(weed)?;
     // Nobody looks: the agent finds it by itself.
-    world.wait_until("a source that is known to hang", PATIENCE, || {
-        Ok((logged(&world, "the source hangs")? == 1).then_some(()))
-    })?;
+    world.wait_until(
+        "a source that is known to hang",
+        PATIENCE,
+        || Ok((hangs(&world, "stops")? == 1).then_some(())),
+    )?;
     assert_is_said(&world, &writing[0])?;
     one_probe_for_many_looks(&world)?;
     others_go_on(&world)?;
     beside.assert_whole(&world)?;
+    assert_eq!(hangs(&world, "stops")?, 1, "said once");
     // The next agent is ready although the source hangs, and knows that it does.
     world.kill_agent()?;
     world.start_agent(&configuration)?;
@@ -50,7 +54,6 @@ fn a_stopped_mount_program_holds_up_its_own_volumes_only_and_goes_on_where_it_wa
     }
     assert_eq!(mounts()?, before, "the same mounts");
     Writer::launch(&world, "raw_exec", "stops-4")?.wait(&world)?;
-    assert_eq!(logged(&world, "the source hangs")?, 1, "said once");
     world.wait_until("no probe that is left", PATIENCE, || Ok(probes(&world)?.is_empty().then_some(())))
 }
 
@@ -59,7 +62,7 @@ fn assert_is_said(world: &World, writer: &Writer) -> anyhow::Result<()> {
     let said = source(world, "stops")?;
     assert_eq!(said["state"], "hung", "{said:#}");
     assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("its mount has not answered")), "{said:#}");
-    assert_eq!(source(world, "sound")?["state"], "attached");
+    wait_source(world, "sound", &["attached"])?;
     let bindings = bindings(world, &writer.alloc)?;
     assert!(!bindings.is_empty() && bindings.iter().all(|one| one["state"] == "hung"), "{bindings:#?}");
     let explained = world.saddlebag(&["explain", &writer.alloc])?;

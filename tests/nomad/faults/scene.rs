@@ -200,6 +200,12 @@ pub fn probes(world: &World) -> anyhow::Result<Vec<u32>> {
     Ok(found)
 }
 
+/// How often the agent has logged that a source hangs: once each time that it begins.
+pub fn hangs(world: &World, backend: &str) -> anyhow::Result<usize> {
+    let (text, of) = (std::fs::read_to_string(world.log("agent"))?, format!("backend=\"{backend}\""));
+    Ok(text.lines().filter(|line| line.contains("the source hangs") && line.contains(&of)).count())
+}
+
 /// How often the agent has logged that.
 pub fn logged(world: &World, text: &str) -> anyhow::Result<usize> {
     Ok(std::fs::read_to_string(world.log("agent"))?.lines().filter(|line| line.contains(text)).count())

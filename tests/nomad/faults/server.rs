@@ -2,7 +2,7 @@
 //! network of its own.
 
 use super::scene::{
-    Stopped, Writer, local, logged, pid_of, probes, seaweedfs, source, wait_mounted, wait_source, writers,
+    Stopped, Writer, hangs, local, pid_of, probes, seaweedfs, source, wait_mounted, wait_source, writers,
 };
 use crate::support::{PATIENCE, World, require, tool};
 use anyhow::Context as _;
@@ -105,9 +105,7 @@ fn a_filer_that_never_answers_and_a_network_that_is_gone_hold_up_their_own_volum
 
     // The kernel accepts connections for a stopped process, and nobody answers them.
     let stopped = Stopped::stop(server.pid)?;
-    world.wait_until("a source that is known to hang", PATIENCE, || {
-        Ok((logged(&world, "the source hangs")? == 1).then_some(()))
-    })?;
+    world.wait_until("a source that is known to hang", PATIENCE, || Ok((hangs(&world, "far")? == 1).then_some(())))?;
     let said = wait_source(&world, "far", &["hung"])?;
     assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("not answered")), "{said:#}");
     Writer::launch(&world, "docker", "disk-0")?.wait(&world)?;

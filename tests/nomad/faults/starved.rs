@@ -104,7 +104,7 @@ fn a_full_cache_is_named_and_keeps_no_file_from_being_read_or_written() -> anyho
     let said = wait_source(&world, "full", &["degraded"])?;
     assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("cache-disk")), "{said:#}");
     assert!(bindings(&world, &suffers.alloc)?.iter().all(|one| one["state"] == "degraded"));
-    assert_eq!(source(&world, "sound")?["state"], "attached");
+    wait_source(&world, "sound", &["attached"])?;
     std::fs::write(place.join("by-name"), "x".repeat(100_000))?;
     assert_eq!(std::fs::read(place.join("by-name"))?.len(), 100_000);
     suffers.assert_whole(&world)?;
