@@ -7,6 +7,8 @@
 //!
 //! Its end takes nothing away: mounts, mount programs and the guard live on, and the next agent finds them.
 
+mod sockets;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -20,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api;
 use crate::backend::program::{Running, is_under_systemd};
 use crate::config::Config;
 use crate::guard::{self, GuardClient};
@@ -32,6 +33,7 @@ use crate::reconcile::Handle;
 use crate::reconcile::error::whole;
 use crate::reconcile::reconciler::{Done, Reconciler, StartError};
 use crate::sys::{memory, process, users};
+use sockets::Sockets;
 
 /// How long the guard may take to say hello.
 const HELLO: Duration = Duration::from_secs(2);
@@ -131,13 +133,10 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
     let reconciler =
         Reconciler::new(Arc::clone(&config), guard_client.clone(), handle.clone(), watch_handle, settled_sender)?;
 
-    let listen = |path: &PathBuf| host(format!("listen at {}", path.display()));
-    let questions = api::question::listen(&config.question_socket()).map_err(listen(&config.question_socket()))?;
-    tokio::spawn(api::question::serve(questions, handle.clone()));
+    let sockets = Sockets::listen(Arc::clone(&config), handle.clone(), group)?;
     watch_guard(Arc::clone(&config), guard_client, reconciler.results())?;
     tokio::spawn(watch.run());
-    let socket = api::host::listen(&config.socket()).map_err(listen(&config.socket()))?;
-    tokio::spawn(api::host::serve(socket, handle.clone(), group));
+    tokio::spawn(sockets.keep());
     tokio::spawn(tell_systemd(settled, handle));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket().display(), "the agent runs");

@@ -7,6 +7,7 @@
 
 mod ledger;
 mod restarts;
+mod runtime;
 mod upgrade;
 
 use crate::support::{PATIENCE, World, tool};
