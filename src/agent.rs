@@ -194,13 +194,22 @@ fn lock(config: &Config) -> Result<File, AgentError> {
         Err(errno) => return Err(place(errno.into())),
     };
     let pid = i32::try_from(std::process::id()).map_err(|error| place(io::Error::other(error)))?;
-    let holder = format!("{pid} {}\n", process::start_time(pid).map_err(place)?);
-    file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0)).map_err(place)?;
+    // Always as long, and written over what is there: on a full disk that needs no room.
+    let holder = format!("{pid:<10} {:<20}\n", process::start_time(pid).map_err(place)?);
+    if let Err(error) = file.write_all_at(holder.as_bytes(), 0) {
+        tracing::warn!(%error, "the lock does not name this agent: the disk of the state directory is full or read-only");
+        // Better nobody's name than a dead one's. On a disk that is read-only it stays, and nobody can remove the file.
+        let _ = file.set_len(0);
+    }
     Ok(file)
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    match File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path) {
+        // What is mounted has to be looked after all the same; a file that is there can be locked.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        opened => opened,
+    }
 }
 
 /// Whether the process that the lock names is gone, or only what the kernel has not let go of it is left.

@@ -8,6 +8,7 @@
 mod ledger;
 mod restarts;
 mod runtime;
+mod state_disk;
 mod upgrade;
 
 use crate::support::{PATIENCE, World, tool};
