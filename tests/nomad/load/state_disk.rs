@@ -89,8 +89,8 @@ fn a_full_or_read_only_state_disk_touches_no_task_and_refuses_new_ones_until_it_
     let disk = Disk::make(&world, 64)?;
     // What `weed mount` keeps of files has a disk of its own: this one's trouble is no trouble of its volumes.
     let cache = world.directory().join("cache");
-    let configuration = configuration(&world)?
-        .replace("  program = ", &format!("  cache_dir = \"{}\"\n  program = ", cache.display()));
+    let configuration =
+        configuration(&world)?.replace("  program = ", &format!("  cache_dir = \"{}\"\n  program = ", cache.display()));
     // Nor do the logs of mount programs keep it from becoming read-only.
     let logs = world.directory().join("logs");
     std::fs::create_dir(&logs)?;
