@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backend::logs;
 use crate::backend::program::{Running, is_under_systemd};
 use crate::config::Config;
 use crate::guard::{self, GuardClient};
@@ -133,6 +134,9 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
     let reconciler =
         Reconciler::new(Arc::clone(&config), guard_client.clone(), handle.clone(), watch_handle, settled_sender)?;
 
+    if let Err(error) = logs::keep_small(vec![config.logs_dir(), config.run_dir.clone()]) {
+        tracing::warn!(%error, "the logs of mount programs and of the guard are not kept small");
+    }
     let sockets = Sockets::listen(Arc::clone(&config), handle.clone(), group)?;
     watch_guard(Arc::clone(&config), guard_client, reconciler.results())?;
     tokio::spawn(watch.run());

@@ -6,6 +6,7 @@
 //! system at the volume's path, another mount of the same volume, a second mount program, a restart of a task.
 
 mod ledger;
+mod logs;
 mod nomad_away;
 mod restarts;
 mod runtime;
@@ -120,7 +121,7 @@ impl Load {
                     let (Ok(report), Ok(records)) = (File::open(report), File::open(place.join("records"))) else {
                         return Ok(None);
                     };
-                    if records.metadata()?.len() < 5 * RECORD || !place.join("fio.d").read_dir()?.next().is_some() {
+                    if records.metadata()?.len() < 5 * RECORD || place.join("fio.d").read_dir()?.next().is_none() {
                         return Ok(None);
                     }
                     Ok(Some(Loaded { driver, backend, alloc: alloc.clone(), report, records }))
