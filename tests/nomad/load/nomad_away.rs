@@ -165,6 +165,9 @@ fn a_node_that_registers_under_another_id_loses_no_volume() -> anyhow::Result<()
     world.start_agent(&configuration)?;
     let load = Load::start(&world, &["docker", "raw_exec"], &BACKENDS)?;
     let node = world.node().to_owned();
+    // A service with mounts of its own has a copy of all of them, and is no task of anybody's.
+    let unshare = tool("unshare").context("no unshare")?;
+    world.run("service", &unshare, &["--mount", "--propagation", "private", "sleep", "100000"])?;
 
     world.stop_nomad()?;
     for name in ["client-id", "secret-id"] {
