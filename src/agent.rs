@@ -7,6 +7,8 @@
 //!
 //! Its end takes nothing away: mounts, mount programs and the guard live on, and the next agent finds them.
 
+mod sockets;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -21,6 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api;
+use crate::backend::logs;
 use crate::backend::program::{Running, is_under_systemd};
 use crate::config::Config;
 use crate::guard::{self, GuardClient};
@@ -33,6 +36,7 @@ use crate::reconcile::Handle;
 use crate::reconcile::error::whole;
 use crate::reconcile::reconciler::{Done, Reconciler, StartError};
 use crate::sys::{memory, process, users};
+use sockets::Sockets;
 
 /// How long the guard may take to say hello.
 const HELLO: Duration = Duration::from_secs(2);
@@ -138,17 +142,17 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
         settled_sender,
     )?;
 
-    let listen = |path: &PathBuf| host(format!("listen at {}", path.display()));
-    let questions = api::question::listen(&config.question_socket()).map_err(listen(&config.question_socket()))?;
-    tokio::spawn(api::question::serve(questions, handle.clone()));
+    if let Err(error) = logs::keep_small(vec![config.logs_dir(), config.run_dir.clone()]) {
+        tracing::warn!(%error, "the logs of mount programs and of the guard are not kept small");
+    }
     let scraper = Scraper::new(reconciler.metrics(), handle.clone(), guard_client.clone());
-    watch_guard(Arc::clone(&config), guard_client, reconciler.results())?;
-    tokio::spawn(watch.run());
-    let socket = api::host::listen(&config.socket()).map_err(listen(&config.socket()))?;
-    tokio::spawn(api::host::serve(socket, handle.clone(), scraper.clone(), group));
+    let sockets = Sockets::listen(Arc::clone(&config), handle.clone(), scraper.clone(), group)?;
     if let Some(address) = config.metrics_address {
         tokio::spawn(api::metrics::serve(address, scraper));
     }
+    watch_guard(Arc::clone(&config), guard_client, reconciler.results())?;
+    tokio::spawn(watch.run());
+    tokio::spawn(sockets.keep());
     tokio::spawn(tell_systemd(settled, handle));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket().display(), "the agent runs");
@@ -206,13 +210,22 @@ fn lock(config: &Config) -> Result<File, AgentError> {
         Err(errno) => return Err(place(errno.into())),
     };
     let pid = i32::try_from(std::process::id()).map_err(|error| place(io::Error::other(error)))?;
-    let holder = format!("{pid} {}\n", process::start_time(pid).map_err(place)?);
-    file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0)).map_err(place)?;
+    // Always as long, and written over what is there: on a full disk that needs no room.
+    let holder = format!("{pid:<10} {:<20}\n", process::start_time(pid).map_err(place)?);
+    if let Err(error) = file.write_all_at(holder.as_bytes(), 0) {
+        tracing::warn!(%error, "the lock does not name this agent: the disk of the state directory is full or read-only");
+        // Better nobody's name than a dead one's. On a disk that is read-only it stays, and nobody can remove the file.
+        let _ = file.set_len(0);
+    }
     Ok(file)
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    match File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path) {
+        // What is mounted has to be looked after all the same; a file that is there can be locked.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        opened => opened,
+    }
 }
 
 /// Whether the process that the lock names is gone, or only what the kernel has not let go of it is left.

@@ -377,6 +377,7 @@ fn status() -> Status {
         guard: GuardStatus { running: true, pid: Some(4712), reason: None },
         sources: vec![
             SourceStatus {
+                log: None,
                 name: "main".into(),
                 kind: "seaweedfs".into(),
                 state: "attached".into(),
@@ -388,6 +389,7 @@ fn status() -> Status {
                 reason: None,
             },
             SourceStatus {
+                log: None,
                 name: "archive".into(),
                 kind: "seaweedfs".into(),
                 state: "failed".into(),

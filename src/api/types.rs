@@ -161,6 +161,9 @@ pub struct SourceStatus {
     pub mount_point: Option<String>,
     /// The mount program's process id, where there is one.
     pub pid: Option<u32>,
+    /// Where the mount program writes, where there is one.
+    #[serde(default)]
+    pub log: Option<String>,
     /// Bytes of memory that the mount program uses now.
     pub memory_bytes: Option<u64>,
     /// How many bindings use it.
@@ -244,7 +247,7 @@ pub struct Step {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The last lines of a program's own log, where one failed.
+    /// The last lines of a program's own log, where there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }

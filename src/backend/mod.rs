@@ -7,6 +7,7 @@
 
 mod error;
 mod host;
+pub mod logs;
 pub mod probe;
 pub mod prober;
 pub mod program;

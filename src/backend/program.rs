@@ -23,8 +23,6 @@ use crate::sys::{cgroup, process};
 const LOG_LINES: usize = 10;
 /// How much of a log is read for them, in bytes.
 const LOG_TAIL: u64 = 16 << 10;
-/// A log that is larger when its program starts is set aside, in bytes.
-const LOG_LIMIT: u64 = 16 << 20;
 /// The whole environment of a mount program: nothing of the agent's, so no token, reaches it. `weed` looks for
 /// `fusermount3` on PATH and for `security.toml` below HOME.
 const ENVIRONMENT: [(&str, &str); 2] =
@@ -119,7 +117,6 @@ pub fn is_under_systemd() -> bool {
 /// # Errors
 /// What kept it from starting.
 pub fn start(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<Running, AttachError> {
-    set_aside_large(program.log);
     let pid = if is_under_systemd() { start_unit(program, find)? } else { start_detached(program)? };
     Running::watch(pid).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) {
@@ -187,16 +184,6 @@ fn start_unit(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<i
 /// A program's name for people.
 pub fn name_of(path: &Path) -> String {
     String::from_utf8_lossy(path.file_name().unwrap_or(path.as_os_str()).as_bytes()).into_owned()
-}
-
-fn set_aside_large(log: &Path) {
-    if fs::metadata(log).is_ok_and(|found| found.len() > LOG_LIMIT) {
-        let mut aside = log.as_os_str().to_owned();
-        aside.push(".1");
-        if let Err(error) = fs::rename(log, &aside) {
-            tracing::warn!(log = %log.display(), %error, "cannot set a large log aside");
-        }
-    }
 }
 
 /// The end of a log; empty where it cannot be read.

@@ -95,7 +95,13 @@ fn sources(sources: &[SourceStatus]) -> String {
             source.mount_point.clone().unwrap_or_default(),
         ]
     };
-    table::plain(["Source", "Kind", "State", "Volumes", "Memory", "Age", "Mounted at"], sources.iter().map(row))
+    let header = ["Source", "Kind", "State", "Volumes", "Memory", "Age", "Mounted at"];
+    let log = |source: &SourceStatus| {
+        let log = source.log.as_ref()?;
+        Some(format!("The log of {}: {}", one_line(&source.name), one_line(log)))
+    };
+    let logs = sources.iter().filter_map(log);
+    std::iter::once(table::plain(header, sources.iter().map(row))).chain(logs).collect::<Vec<_>>().join("\n")
 }
 
 fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {

@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::GuardRunError;
+use crate::sys::process;
 
 pub(super) const GUARD: &str = "guard.lock";
 pub(super) const KEEPER: &str = "keeper.lock";
@@ -28,6 +31,25 @@ pub(super) fn try_take(path: &Path) -> Result<Option<File>, GuardRunError> {
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// A guard of that run directory which is older than this process: by its arguments, since the file that it has locked
+/// may have lost its name.
+pub(super) fn find_elder(run_dir: &Path) -> Option<i32> {
+    let own = i32::try_from(std::process::id()).ok()?;
+    let started = process::start_time(own).ok()?;
+    let namespace = process::own_mount_namespace().ok()?;
+    process::find_processes().unwrap_or_default().into_iter().filter(|pid| *pid != own).find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let has = |word: &[u8]| words.iter().skip(1).any(|found| *found == word);
+        let is_guard = has(b"guard") && has(run_dir.as_os_str().as_bytes()) && !has(b"--keeper") && !has(b"--stop");
+        is_guard
+            && process::start_time(*pid).is_ok_and(|theirs| (theirs, *pid) < (started, own))
+            && process::exe_identity(*pid).is_ok()
+            && std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|of| of.uid() == 0)
+            && process::mount_namespace(*pid).is_ok_and(|theirs| theirs == namespace)
+    })
 }
 
 /// Takes the lock as soon as the process that has it is gone.

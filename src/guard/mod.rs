@@ -10,6 +10,7 @@
 //!   `opener` says who opens; `ask` asks the agent; `counts` counts what was decided.
 //! * `keeper` (over `link`) or systemd's descriptor store (`systemd`) keep the groups when the guard dies;
 //!   `state` and `lock` say who is whose successor.
+//! * `place` are its files in the run directory, made anew when somebody removes them.
 //! * [`client`] is the agent's side.
 //!
 //! The guard opens nothing below a guarded mount but by `O_PATH`, which asks nobody, and asks no file system
@@ -24,6 +25,7 @@ mod link;
 mod lock;
 mod log;
 mod opener;
+mod place;
 pub mod question;
 mod reader;
 mod server;

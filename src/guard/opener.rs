@@ -56,7 +56,13 @@ impl Nomad {
             known.clear();
         }
         known.extend(executables);
-        let text = serde_json::to_vec(&*known)?;
+        drop(known);
+        self.write()
+    }
+
+    /// Writes what is known for a successor.
+    pub(super) fn write(&self) -> io::Result<()> {
+        let text = serde_json::to_vec(&*self.known.read().unwrap_or_else(PoisonError::into_inner))?;
         write_whole(&self.file, &text)
     }
 

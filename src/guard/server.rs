@@ -5,9 +5,8 @@
 //! the process's sockets and lock go with it when it is killed, and its successor knows.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +21,10 @@ use super::groups::{self, Groups};
 use super::link::{LINK_VARIABLE, Link, LinkMessage};
 use super::log::{Priority, line};
 use super::opener::Nomad;
+use super::place::{Place, Restored};
 use super::reader::{NUMBERS_BELOW, STACK, Shared};
 use super::state::State;
-use super::wire::{GUARD_SOCKET, Hello, Reply, Request};
+use super::wire::{Hello, Reply, Request};
 use super::{GuardRunError, keeper, lock, systemd};
 use crate::sys::fanotify::Group;
 use crate::sys::{descriptors, peer, process, seqpacket};
@@ -48,9 +48,8 @@ pub(super) fn run(run_dir: &Path) -> Result<(), GuardRunError> {
 /// A guard that has its lock and its groups.
 struct Started {
     guard: Arc<Guard>,
-    listener: OwnedFd,
+    place: Place,
     signals: SignalFd,
-    _lock: File,
 }
 
 struct Guard {
@@ -80,6 +79,10 @@ fn start(run_dir: &Path) -> Result<Option<Started>, GuardRunError> {
     let lock = if link.is_some() || under_systemd {
         lock::wait(&guard_lock)?
     } else {
+        // A guard whose lock file somebody has just removed serves all the same, and makes another in a moment.
+        if lock::find_elder(run_dir).is_some() {
+            return Ok(None);
+        }
         // A keeper that lives has a guard, or is about to start one that takes over the dead one's groups.
         if lock::try_take(&run_dir.join(lock::KEEPER))?.is_none() {
             return Ok(None);
@@ -116,8 +119,7 @@ fn start(run_dir: &Path) -> Result<Option<Started>, GuardRunError> {
     if guard.took_over {
         guard.sweep_after_death_of(previous);
     }
-    let listener = seqpacket::listen(&run_dir.join(GUARD_SOCKET)).map_err(GuardRunError::Listen)?;
-    Ok(Some(Started { guard, listener, signals, _lock: lock }))
+    Ok(Some(Started { guard, place: Place::take(run_dir, lock)?, signals }))
 }
 
 fn prepare_process() {
@@ -166,8 +168,8 @@ fn take_from_keeper(link: &Link) -> Vec<(String, OwnedFd)> {
 }
 
 impl Started {
-    fn serve(self) -> Result<(), GuardRunError> {
-        let guard = &self.guard;
+    fn serve(mut self) -> Result<(), GuardRunError> {
+        let guard = Arc::clone(&self.guard);
         systemd::ready();
         let (generation, count) = {
             let inner = guard.lock();
@@ -188,20 +190,28 @@ impl Started {
             let link = guard.lock().link.as_ref().map(|link| link.as_fd().try_clone_to_owned());
             let link = link.transpose().map_err(GuardRunError::Wait)?;
             let mut polled = vec![
-                PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.place.listener(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.place.changed(), PollFlags::IN),
             ];
             polled.extend(link.as_ref().map(|link| PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN)));
             seqpacket::wait_for(&mut polled, timeout).map_err(GuardRunError::Wait)?;
             let happened: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
             systemd::alive();
             if happened[0] {
-                guard.accept(&self.listener);
+                guard.accept(self.place.listener());
             }
             if happened[1] && self.signals.read_signal().is_ok_and(|signal| signal.is_some()) && guard.may_end() {
                 return Ok(());
             }
-            if happened.get(2) == Some(&true) {
+            if happened[2] {
+                match self.place.restore() {
+                    Ok(Restored::Nothing) => {}
+                    Ok(Restored::Files) => guard.write_anew(),
+                    Err(error) => line(Priority::Error, format_args!("the run directory was emptied: {error}")),
+                }
+            }
+            if happened.get(3) == Some(&true) {
                 line(Priority::Warning, format_args!("the keeper has died; starting another"));
                 guard.lock().link = None;
             }
@@ -264,8 +274,23 @@ impl Guard {
         }
     }
 
-    fn accept(self: &Arc<Self>, listener: &OwnedFd) {
-        let connection = match seqpacket::accept(listener.as_fd()) {
+    /// After the run directory was emptied: what a successor has to know, and a keeper whose lock has a name again.
+    fn write_anew(&self) {
+        line(Priority::Warning, format_args!("the run directory was emptied: what is this guard's is made anew"));
+        let mut inner = self.lock();
+        let written = inner.state.write(&self.run_dir).and_then(|()| self.shared.nomad.write());
+        if let Err(error) = written {
+            line(Priority::Error, format_args!("cannot write what a successor has to know: {error}"));
+        }
+        if inner.link.is_some() && !self.run_dir.join(lock::KEEPER).exists() {
+            // The groups are this process's own too, so nothing is lost between the two.
+            inner.end_keeper();
+            inner.link = None;
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: BorrowedFd<'_>) {
+        let connection = match seqpacket::accept(listener) {
             Ok(Some(connection)) => connection,
             Ok(None) => return,
             Err(error) => {

@@ -60,6 +60,7 @@ impl Reconciler {
                 state: source_state(source).to_owned(),
                 mount_point: attached.map(|attached| attached.root.display().to_string()),
                 pid: attached.and_then(|attached| attached.pid).and_then(|pid| u32::try_from(pid).ok()),
+                log: has_program(source).then(|| source.place.log.display().to_string()),
                 memory_bytes: attached
                     .and_then(|attached| attached.pid)
                     .and_then(|pid| process::resident_memory(pid).ok()),
@@ -319,7 +320,12 @@ fn source_step(source: &Source) -> Step {
         State::Attached(attached) => {
             let program = attached.pid.map(|pid| format!(", served by process {pid}")).unwrap_or_default();
             let loss = source.recent_loss().map(|loss| format!("; {loss}")).unwrap_or_default();
-            step(&name, StepState::Done, format!("{}{program}{loss}", attached.root.display()))
+            let mut step =
+                step(&name, StepState::Done, format!("{}{program}{}{loss}", attached.root.display(), log_of(source)));
+            if has_program(source) {
+                step.log = backend::program::last_lines(&source.place.log);
+            }
+            step
         }
         State::Failed(refusal, log) => {
             let mut step = failed(&name, refusal);
@@ -328,11 +334,21 @@ fn source_step(source: &Source) -> Step {
                 let wait = at.saturating_duration_since(Instant::now()).as_secs();
                 step.detail.push_str(&format!(" (tried {} times; next try in {wait} s)", source.failures));
             }
+            step.detail.push_str(&log_of(source));
             step
         }
         State::Detached => step(&name, StepState::Waiting, "not attached".into()),
         State::Attaching | State::Detaching => step(&name, StepState::Waiting, source_state(source).to_owned()),
     }
+}
+
+/// Whether a program of its own serves it, or is to: that one has a log.
+fn has_program(source: &Source) -> bool {
+    source.attached().and_then(|attached| attached.pid).is_some() || source.place.log.exists()
+}
+
+fn log_of(source: &Source) -> String {
+    if has_program(source) { format!("; its log is {}", source.place.log.display()) } else { String::new() }
 }
 
 pub(super) fn source_state(source: &Source) -> &'static str {

@@ -6,7 +6,11 @@
 //! system at the volume's path, another mount of the same volume, a second mount program, a restart of a task.
 
 mod ledger;
+mod logs;
+mod nomad_away;
 mod restarts;
+mod runtime;
+mod state_disk;
 mod upgrade;
 
 use crate::support::{PATIENCE, World, tool};
@@ -64,7 +68,7 @@ pub struct Loaded {
     pub alloc: String,
     /// Held open: what is in it is there also when its directory is not.
     report: File,
-    /// The records, as the task's own allocation has them on this host.
+    /// The records in the volume's own storage: the task's mount is held by nobody but the task.
     records: File,
 }
 
@@ -89,9 +93,20 @@ pub struct Load {
 impl Load {
     /// Starts a job for each backend, with a task for each driver, and waits until all of them write.
     pub fn start(world: &World, drivers: &[&'static str], backends: &[&'static str]) -> anyhow::Result<Self> {
+        Self::start_at(world, drivers, backends, "$NOMAD_TASK_DIR/x")
+    }
+
+    /// The same where a shell finds the volume so, `$NOMAD_TASK_DIR/x` or where that leads.
+    pub fn start_at(
+        world: &World,
+        drivers: &[&'static str],
+        backends: &[&'static str],
+        at: &str,
+    ) -> anyhow::Result<Self> {
         let mut tasks = Vec::new();
         for backend in backends {
-            world.run_job(&text(&format!("load-{backend}"), backend, drivers)?, &[])?;
+            world
+                .run_job(&text(&format!("load-{backend}"), backend, drivers)?.replace("$NOMAD_TASK_DIR/x", at), &[])?;
         }
         for backend in backends {
             let job = format!("load-{backend}");
@@ -102,7 +117,7 @@ impl Load {
                     let report = report_of(world, &alloc, driver);
                     let said = std::fs::read_to_string(&report).unwrap_or_default();
                     anyhow::ensure!(!said.contains("error"), "{job} {driver}: {said}");
-                    let place = place(world, driver, &alloc).join(driver);
+                    let place = volume(world, backend)?.join(driver);
                     let (Ok(report), Ok(records)) = (File::open(report), File::open(place.join("records"))) else {
                         return Ok(None);
                     };
@@ -253,6 +268,18 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+/// The directory of the load's volume in its own storage.
+fn volume(world: &World, backend: &str) -> anyhow::Result<PathBuf> {
+    if backend == "disk" {
+        return Ok(world.directory().join("disk/disk"));
+    }
+    let status = status(world)?;
+    let source = status["sources"].as_array().and_then(|all| all.iter().find(|one| one["kind"] == "seaweedfs"));
+    let mount = source.and_then(|source| source["mount_point"].as_str()).context("the mount of SeaweedFS")?;
+    let unique = world.directory().file_name().context("a name")?;
+    Ok(Path::new(mount).join(unique).join("weed"))
 }
 
 /// Where the mount of a task's volume is on this host.

@@ -186,6 +186,11 @@ impl World {
         self.wait_for_node()
     }
 
+    /// Starts Nomad's agent again and waits for no node: which one it will be is the test's question.
+    pub fn start_nomad_as_another_node(&mut self) -> anyhow::Result<()> {
+        self.start_nomad()
+    }
+
     /// Ends Nomad's agent and starts it again on the same data and ports; tasks go on meanwhile.
     pub fn restart_nomad(&mut self) -> anyhow::Result<()> {
         self.stop_nomad()?;

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Host, Site};
+use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::Binding;
 use crate::sys::{process, table};
@@ -41,31 +42,38 @@ fn is_of_task(pid: i32, alloc: &AllocId, task: &str) -> bool {
     cgroups.lines().any(|line| line.strip_suffix(".scope").unwrap_or(line).ends_with(&scope))
 }
 
-/// A process in another mount namespace that holds a clone of the binding. Other allocations may have clones of the
-/// same volume: only a namespace that holds a directory of this one counts.
+/// A process in another mount namespace that holds a clone of the binding. Others may hold one too that are not of this
+/// task: other allocations have clones of the same volume, so only a namespace with a directory of this one counts; and
+/// whoever was given a copy of all of the host's mounts (a service with mounts of its own, unshare(1)) has it where the
+/// host has it, which no container does.
 fn find_clone(host: &Host, alloc: &AllocId, binding: &Binding) -> io::Result<Option<i32>> {
+    if binding.placement == Placement::Link {
+        // Its task sees the host's own mounts.
+        return Ok(None);
+    }
     let Ok(site) = Site::of(host, alloc, binding) else { return Ok(None) };
     let Ok(top) = site.open_top() else { return Ok(None) };
-    let Some((device, root)) = mounted_from(&top)? else { return Ok(None) };
-    for clone in process::find_clones(device, &root)? {
+    let Some(mounted) = mounted_from(&top)? else { return Ok(None) };
+    for clone in process::find_clones(mounted.device, &mounted.root)? {
         let entries = match table::read_of(clone.pid) {
             Ok(entries) => entries,
             // It ended just now, and others of its namespace may not have: it is looked at again.
             Err(_) => return Ok(Some(clone.pid)),
         };
-        let names = |path: &Path| path.iter().any(|part| part == alloc.as_str());
-        if entries.iter().any(|entry| names(&entry.root) || names(&entry.mount_point)) {
+        let is_elsewhere = |entry: &table::Entry| {
+            entry.device == mounted.device && entry.root == mounted.root && entry.mount_point != mounted.mount_point
+        };
+        let is_of_alloc = |entry: &table::Entry| entry.root.iter().any(|part| part == alloc.as_str());
+        if entries.iter().any(is_elsewhere) && entries.iter().any(is_of_alloc) {
             return Ok(Some(clone.pid));
         }
     }
     Ok(None)
 }
 
-/// The device and root of the mount that a descriptor is the top of.
-fn mounted_from(top: &std::os::fd::OwnedFd) -> io::Result<Option<((u32, u32), std::path::PathBuf)>> {
-    use std::os::fd::AsRawFd;
+/// The mount that a descriptor is the top of, as the mount table has it.
+fn mounted_from(top: &OwnedFd) -> io::Result<Option<table::Entry>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", top.as_raw_fd()))?;
     let id: Option<u64> = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    let entries = table::read_own()?;
-    Ok(entries.into_iter().find(|entry| Some(entry.mount_id) == id).map(|entry| (entry.device, entry.root)))
+    Ok(table::read_own()?.into_iter().find(|entry| Some(entry.mount_id) == id))
 }
