@@ -11,6 +11,7 @@ mod crash;
 mod examples;
 mod guard;
 mod looks;
+mod metrics;
 mod promises;
 mod refusals;
 mod secured;
