@@ -251,7 +251,7 @@ pub enum LogLevel {
 /// How a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people: one line each; without time and level where stderr is the journal, which has both.
+    /// For people: one line each; where stderr is the journal, to the journal itself, with fields such as SADDLEBAG_ALLOC.
     Text,
     /// For programs: one JSON object on each line.
     Json,

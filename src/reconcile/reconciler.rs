@@ -345,7 +345,7 @@ impl Reconciler {
 
     fn send(&mut self, desk: Desk, work: Work<Done>) {
         if let Err((work, error)) = self.workers.submit(desk.clone(), work) {
-            tracing::error!(?desk, %error, "no thread for this work; it is tried again");
+            tracing::error!(?desk, reason = super::error::whole(&error), "no thread for this work; it is tried again");
             self.unsent.push((desk, work));
             self.set_timer(Instant::now() + Duration::from_secs(1), Timer::Resubmit);
         }
@@ -374,7 +374,10 @@ impl Reconciler {
             Ok(removals) => self.removals = Some(removals),
             Err(error) => {
                 self.removals = None;
-                tracing::error!(%error, "Nomad's removals are not watched: what a purged allocation leaves stays until Nomad's next news");
+                tracing::error!(
+                    reason = super::error::whole(&error),
+                    "Nomad's removals are not watched: what a purged allocation leaves stays until Nomad's next news"
+                );
             }
         }
     }

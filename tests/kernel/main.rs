@@ -4,6 +4,7 @@
 mod collection;
 mod death;
 mod hang;
+mod logs;
 mod mounts;
 mod paths;
 mod programs;

@@ -174,8 +174,12 @@ fn prometheus_reads_the_agent_and_has_data_for_each_panel_and_alert() -> anyhow:
     require!("root", "nomad", "dockerd", "weed", "prometheus", "promtool", "curl");
     let world = World::new("metrics")?;
     let agent = free_address()?;
-    let backend =
-        format!("backend \"seaweedfs\" \"main\" {{\n  filer = \"{}\"\n  dynamic = true\n}}", world.lab().filer);
+    let weed = tool("weed").context("no weed")?;
+    let backend = format!(
+        "backend \"seaweedfs\" \"main\" {{\n  filer = \"{}\"\n  program = \"{}\"\n  dynamic = true\n}}",
+        world.lab().filer,
+        weed.display()
+    );
     world.start_agent(&format!("{backend}\nmetrics {{\n  address = \"{agent}\"\n}}"))?;
     let prometheus = Prometheus { world: &world, address: free_address()? };
     start_prometheus(&prometheus, &agent)?;
