@@ -119,6 +119,7 @@ const STATUS_EXAMPLE: &str = "\
 Examples:
   saddlebag status
   saddlebag status --namespace shop --job db
+  saddlebag status --watch
   saddlebag status --json | jq '.bindings[] | select(.state == \"failed\")'";
 
 const EXPLAIN_EXAMPLE: &str = "\
@@ -191,6 +192,10 @@ pub struct StatusArgs {
     /// Print all that the agent knows as JSON
     #[arg(long)]
     pub json: bool,
+    /// Go on and show each change until Ctrl-C: the page drawn anew on a terminal, else a line for each thing that
+    /// has changed; with --json a document on a line. An agent that is restarted is waited for.
+    #[arg(long)]
+    pub watch: bool,
     /// Where the agent is.
     #[command(flatten)]
     pub socket: SocketArgs,

@@ -4,7 +4,7 @@
 //! * [`exit`] is how a verb ends: a sentence, a hint, an exit code of sysexits.h.
 //! * [`client`] asks the agent: one request, one bounded answer, one deadline.
 //! * [`mount`] is what a prestart task runs; [`task_log`] puts its lines where `nomad alloc logs` finds them.
-//! * [`status`] and [`explain`] show what the agent knows; [`text`] and [`table`] are how they look.
+//! * [`status`] and [`explain`] show what the agent knows, [`watch`] each change of it; [`text`] and [`table`] are how they look.
 //! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
 //!   to systemd's.
 //! * [`config`] and [`version`] answer on their own.
@@ -31,6 +31,7 @@ pub mod table;
 pub mod task_log;
 pub mod text;
 pub mod version;
+pub mod watch;
 
 use args::{Cli, ConfigVerb, Verb};
 use exit::{Failure, USAGE};

@@ -18,7 +18,7 @@ use crate::sys::process;
 pub const MOST_BINDING_SERIES: usize = 2000;
 
 /// The states that a source can be in, as `status` names them.
-const SOURCE_STATES: [&str; 6] = ["attached", "attaching", "detached", "detaching", "failed", "hung"];
+const SOURCE_STATES: [&str; 7] = ["attached", "attaching", "detached", "detaching", "failed", "hung", "unreachable"];
 
 /// What bindings are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]

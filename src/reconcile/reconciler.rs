@@ -12,6 +12,7 @@ use super::binding::BindingKey;
 use super::entry::Entry;
 use super::error::{BindError, UnbindError};
 use super::execute::{Force, Host};
+use super::follow::Followers;
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
 use super::questions::Asked;
@@ -74,6 +75,8 @@ pub(super) enum Timer {
     Settle,
     /// Work for which no thread could be started.
     Resubmit,
+    /// Those who follow the status.
+    Follow,
 }
 
 /// How the agent stands with Nomad.
@@ -97,6 +100,7 @@ pub struct Reconciler {
     pub(super) host: Option<Host>,
     pub(super) ledger: Ledger,
     pub(super) metrics: Metrics,
+    pub(super) followers: Followers,
     pub(super) workers: Workers<Done>,
     pub(super) results: UnboundedSender<Done>,
     pub(super) handle: Handle,
@@ -161,6 +165,7 @@ impl Reconciler {
             host: None,
             ledger,
             metrics: Metrics::new(),
+            followers: Followers::default(),
             workers: Workers::new(results.clone()),
             results,
             handle,
@@ -209,6 +214,7 @@ impl Reconciler {
         loop {
             self.reconcile_dirty();
             self.tell_if_settled();
+            self.stir_followers();
             let alarm = self.timers.peek().map(|next| tokio::time::Instant::from_std(next.0.0));
             tokio::select! {
                 ask = asks.recv() => match ask {
@@ -231,6 +237,7 @@ impl Reconciler {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status(alloc.as_ref()));
             }
+            Ask::Follow { index, wait, reply } => self.take_follower(index, wait, reply),
             Ask::Measure { reply } => drop(reply.send(self.measure())),
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
@@ -306,6 +313,7 @@ impl Reconciler {
                     }
                 }
                 Timer::Source(key) => self.wake_source(&key),
+                Timer::Follow => self.serve_followers(),
                 Timer::Question(number) => self.give_up_question(number),
                 Timer::Settle => {
                     if let Some(settled) = self.settled.take() {

@@ -6,68 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::scene::{in_private_namespace, signal};
-
-const ALLOC: &str = "11111111-2222-3333-4444-555555555555";
-const LONG: Duration = Duration::from_secs(30);
-
-/// An agent without a Nomad, which refuses a hook after a second.
-struct Agent {
-    directory: tempfile::TempDir,
-    process: Child,
-}
-
-impl Agent {
-    fn start(arguments: &[&str], variable: Option<String>, stderr: Stdio) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let place = directory.path().display();
-        let text = format!(
-            "state_dir = \"{place}/state\"\nrun_dir = \"{place}/run\"\nhook_timeout = \"1s\"\n\
-             nomad {{\n  address = \"http://127.0.0.1:1\"\n}}\n"
-        );
-        let file = directory.path().join("agent.hcl");
-        std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_saddlebag"));
-        command.arg("agent").arg("--config").arg(file).args(arguments).stdin(Stdio::null()).stderr(stderr);
-        command
-            .env_remove("JOURNAL_STREAM")
-            .env_remove("NOTIFY_SOCKET")
-            .envs(variable.map(|value| ("JOURNAL_STREAM", value)));
-        Self { process: command.spawn().unwrap(), directory }
-    }
-
-    /// Has a prestart task ask, which gets no volumes.
-    fn ask(&self) {
-        let socket = self.directory.path().join("run/saddlebag.sock");
-        let until = Instant::now() + LONG;
-        while !socket.exists() {
-            assert!(Instant::now() < until, "no socket of the agent");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let asked = Command::new(env!("CARGO_BIN_EXE_saddlebag"))
-            .args(["mount", "--alloc", ALLOC, "--task", "storage", "--timeout", "20s", "--socket"])
-            .arg(socket)
-            .output()
-            .unwrap();
-        assert!(!asked.status.success(), "{asked:?}");
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        signal(self.process.id(), Signal::SIGTERM);
-        let _ = self.process.wait();
-        let run_dir = self.directory.path().join("run");
-        let _ =
-            Command::new(env!("CARGO_BIN_EXE_saddlebag")).args(["guard", "--stop", "--run-dir"]).arg(run_dir).output();
-    }
-}
+use crate::agent::{ALLOC, Agent, LONG};
+use crate::scene::in_private_namespace;
 
 #[test]
 fn each_line_of_the_json_log_is_an_object_with_its_fields() {

@@ -1,6 +1,7 @@
 //! What must hold on a real kernel: run as root. Every test works in a mount namespace of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test's helper fails as its test does.
 
+mod agent;
 mod collection;
 mod death;
 mod hang;
@@ -10,3 +11,4 @@ mod paths;
 mod programs;
 mod purge;
 mod scene;
+mod watch;
