@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::scene::signal;
 
@@ -19,11 +20,20 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(arguments: &[&str], variable: Option<String>, stderr: Stdio) -> Self {
+        Self::start_with("", arguments, variable, stderr)
+    }
+
+    /// With more in its configuration.
+    pub fn configured(hcl: &str) -> Self {
+        Self::start_with(hcl, &[], None, Stdio::null())
+    }
+
+    fn start_with(hcl: &str, arguments: &[&str], variable: Option<String>, stderr: Stdio) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().display();
         let text = format!(
             "state_dir = \"{place}/state\"\nrun_dir = \"{place}/run\"\nhook_timeout = \"1s\"\n\
-             nomad {{\n  address = \"http://127.0.0.1:1\"\n}}\n"
+             nomad {{\n  address = \"http://127.0.0.1:1\"\n}}\n{hcl}"
         );
         std::fs::write(directory.path().join("agent.hcl"), text).unwrap();
         let mut command = Self::command(&directory);
@@ -58,6 +68,13 @@ impl Agent {
             assert!(Instant::now() < until, "the agent does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The guard's process, once the agent knows it.
+    pub fn guard_pid(&self) -> Option<u32> {
+        let status = self.saddlebag().args(["status", "--json", "--socket"]).arg(self.socket()).output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        status["guard"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
     }
 
     pub fn saddlebag(&self) -> Command {

@@ -6,6 +6,7 @@ mod collection;
 mod death;
 mod hang;
 mod logs;
+mod metrics;
 mod mounts;
 mod paths;
 mod programs;

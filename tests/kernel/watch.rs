@@ -73,11 +73,9 @@ fn wait_for_guard(lines: &Receiver<String>, before: u64) {
 /// Kills the guard, once the agent knows it.
 fn kill_guard(agent: &Agent) -> u64 {
     loop {
-        let status = agent.saddlebag().args(["status", "--json", "--socket"]).arg(agent.socket()).output().unwrap();
-        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-        if let Some(pid) = status["guard"]["pid"].as_u64() {
-            signal(u32::try_from(pid).unwrap(), Signal::SIGKILL);
-            return pid;
+        if let Some(pid) = agent.guard_pid() {
+            signal(pid, Signal::SIGKILL);
+            return u64::from(pid);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
