@@ -35,6 +35,11 @@ nomad {
   # alloc_dir = "/opt/nomad/data/alloc"
 }
 
+# Metrics for Prometheus over TCP, to everybody who can connect. On the host's socket they are always at /metrics.
+# metrics {
+#   address = "127.0.0.1:9469"
+# }
+
 # A directory of this host. One backend may be dynamic: a name that is not registered is a directory there, created at
 # its first use.
 backend "host" "disk" {

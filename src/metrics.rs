@@ -16,11 +16,13 @@ pub mod snapshot;
 pub mod text;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -101,6 +103,9 @@ impl Metrics {
             "The version of the agent, and the commit that it was built from where that is known",
             info,
         );
+        let started = Gauge::<f64, AtomicU64>::default();
+        started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        registry.register_with_unit("start_time", "When the agent started, since the epoch", Unit::Seconds, started);
         let faults = Family::default();
         registry.register("faults", "Faults of mounts that were found, by their cause and source", faults.clone());
         let repairs = Family::default();
@@ -158,6 +163,9 @@ impl Metrics {
         for operation in LedgerOperation::ALL {
             drop(counts.ledger.get_or_create(&OfOperation { operation }));
             drop(counts.ledger_failures.get_or_create(&OfOperation { operation }));
+        }
+        for phase in Phase::ALL {
+            drop(counts.hooks.get_or_create(&OfPhase { phase, result: HookResult::Ready }));
         }
         for result in HookResult::ALL {
             drop(counts.hooks.get_or_create(&OfPhase { phase: Phase::Whole, result }));

@@ -363,6 +363,7 @@ fn binding(volume: &str, namespace: &str, job: &str, state: &str, reason: Option
 fn status() -> Status {
     Status {
         recovery: Default::default(),
+        index: 0,
         version: "0.1.0".into(),
         pid: 4711,
         uptime_seconds: 90_061,

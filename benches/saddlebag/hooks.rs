@@ -75,6 +75,9 @@ pub fn measure_host(report: &mut Report) -> anyhow::Result<()> {
     rig.nomad.list((1..=BINDINGS).map(|number| (number, Stage::Main)), "data");
     std::thread::sleep(Duration::from_secs(2));
     read_memory(&rig, report, "1,000 bindings made")?;
+    let scrapes = (0..20).map(|_| rig.scrape()).collect::<anyhow::Result<Vec<_>>>()?;
+    report.samples("Scrape of the metrics", "1,000 bindings", "ms", &scrapes);
+    read_memory(&rig, report, "1,000 bindings, scraped 20 times")?;
     measure_restart(&mut rig, report)?;
     measure_idleness(&rig, report)
 }

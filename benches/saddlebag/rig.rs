@@ -7,6 +7,7 @@ use saddlebag::cli::client::{Question, ask, block_on};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -169,6 +170,19 @@ impl Rig {
             .status()?;
         let took = milliseconds(begun);
         anyhow::ensure!(done.success(), "saddlebag mount: {done}");
+        Ok(took)
+    }
+
+    /// Reads the metrics as Prometheus does; milliseconds until their end.
+    pub fn scrape(&self) -> anyhow::Result<f64> {
+        let begun = Instant::now();
+        let mut stream = std::os::unix::net::UnixStream::connect(self.run_dir().join("saddlebag.sock"))?;
+        stream.write_all(
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n",
+        )?;
+        let text = std::io::read_to_string(stream)?;
+        let took = milliseconds(begun);
+        anyhow::ensure!(text.ends_with("# EOF\n"), "no metrics: {text}");
         Ok(took)
     }
 

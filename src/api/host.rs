@@ -6,14 +6,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::metrics;
 use super::serve::{self, LARGEST_BODY};
+use super::{follow, metrics};
 use crate::job::{Kind, Refusal};
 use crate::metrics::scrape::Scraper;
 use crate::nomad::model::AllocId;
@@ -100,7 +100,14 @@ async fn mount(State(caller): State<Caller>, body: axum::body::Bytes) -> Respons
     }
 }
 
-async fn status(State(caller): State<Caller>) -> Response {
+async fn status(State(caller): State<Caller>, RawQuery(query): RawQuery) -> Response {
+    let follow = match follow::read(query.as_deref().unwrap_or_default()) {
+        Ok(follow) => follow,
+        Err(refusal) => return serve::refuse(refusal),
+    };
+    if let Some((index, wait)) = follow {
+        return follow::answer(caller.handle.follow(index, wait).await);
+    }
     match caller.handle.status(None).await {
         Ok(status) => Json(status).into_response(),
         Err(refusal) => serve::refuse(refusal),

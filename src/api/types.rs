@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `POST /v1/mount` | both | [`MountRequest`] | [`MountReply`] |
 //! | `GET /v1/status` | both (an allocation's own shows that allocation only) | | [`Status`] |
+//! | `GET /v1/status?index=N&wait=30s` | the host's | | [`Status`], once its index is another than N, or after that time (`30s` where none is given, at most 5 minutes) |
 //! | `GET /v1/allocation/{id or prefix}` | both (an allocation's own answers for itself only) | | [`Explanation`] |
 //! | `GET /metrics` | the host's | | text for Prometheus |
 //!
@@ -63,6 +64,10 @@ pub struct ErrorReply {
 /// What the agent knows, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// Of an answer to a question with an index: what to ask with for the next change. It moves with each change of
+    /// anything but times and memory; another agent's is another.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub index: u64,
     /// The agent's version.
     pub version: String,
     /// The agent's process id.
@@ -117,6 +122,10 @@ pub struct UnreadablePage {
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+fn is_zero(index: &u64) -> bool {
+    *index == 0
 }
 
 /// How the agent stands with Nomad.

@@ -123,6 +123,7 @@ const STATUS_EXAMPLE: &str = "\
 Examples:
   saddlebag status
   saddlebag status --namespace shop --job db
+  saddlebag status --watch
   saddlebag status --json | jq '.bindings[] | select(.state == \"failed\")'";
 
 const EXPLAIN_EXAMPLE: &str = "\
@@ -195,6 +196,10 @@ pub struct StatusArgs {
     /// Print all that the agent knows as JSON
     #[arg(long)]
     pub json: bool,
+    /// Go on and show each change until Ctrl-C: the page drawn anew on a terminal, else a line for each thing that
+    /// has changed; with --json a document on a line. An agent that is restarted is waited for.
+    #[arg(long)]
+    pub watch: bool,
     /// Where the agent is.
     #[command(flatten)]
     pub socket: SocketArgs,
@@ -255,7 +260,7 @@ pub enum LogLevel {
 /// How a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people: one line each; without time and level where stderr is the journal, which has both.
+    /// For people: one line each; where stderr is the journal, to the journal itself, with fields such as SADDLEBAG_ALLOC.
     Text,
     /// For programs: one JSON object on each line.
     Json,

@@ -21,6 +21,7 @@ pub const WORDS: &[&str] = &[
     "task",
     "timeout",
     "version",
+    "watch",
 ];
 
 /// The arguments with a second dash where a known word has only one; what follows `--` is left as it is.

@@ -1,9 +1,10 @@
-//! The agent's log: on stderr, for people, for programs, or for systemd's journal.
+//! The agent's log: on stderr, for people or for programs, or in systemd's journal, with fields.
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -12,6 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::args::{LogFormat, LogLevel};
+use crate::cli::journal::{self, Journal};
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
@@ -36,6 +38,10 @@ pub fn start(level: LogLevel, format: LogFormat) {
     let _ = match format {
         LogFormat::Json => log.with(lines.json()).try_init(),
         LogFormat::Text if is_stderr_the_journal() => {
+            if let Ok(journal) = Journal::connect(Path::new(journal::SOCKET)) {
+                let _ = log.with(journal).try_init();
+                return;
+            }
             let bare = tracing_subscriber::fmt::format().without_time().with_level(false).with_target(false);
             log.with(lines.with_ansi(false).event_format(Prioritised(bare))).try_init()
         }
@@ -69,17 +75,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> Result<(), fmt::Error> {
-        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        write!(writer, "<{}>", journal::priority(*event.metadata().level()))?;
         self.0.format_event(context, writer, event)
-    }
-}
-
-/// The priority of a level, by syslog(3).
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        _ => 7,
     }
 }

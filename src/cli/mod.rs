@@ -4,8 +4,9 @@
 //! * [`exit`] is how a verb ends: a sentence, a hint, an exit code of sysexits.h.
 //! * [`client`] asks the agent: one request, one bounded answer, one deadline.
 //! * [`mount`] is what a prestart task runs; [`task_log`] puts its lines where `nomad alloc logs` finds them.
-//! * [`status`] and [`explain`] show what the agent knows; [`text`] and [`table`] are how they look.
-//! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log.
+//! * [`status`] and [`explain`] show what the agent knows, [`watch`] each change of it; [`text`] and [`table`] are how they look.
+//! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
+//!   to systemd's.
 //! * [`config`] and [`version`] answer on their own.
 //!
 //! No verb but `agent` and `guard` touches a mount.
@@ -22,6 +23,7 @@ pub mod config;
 pub mod daemons;
 pub mod exit;
 pub mod explain;
+pub mod journal;
 pub mod logging;
 pub mod mount;
 pub mod status;
@@ -29,6 +31,7 @@ pub mod table;
 pub mod task_log;
 pub mod text;
 pub mod version;
+pub mod watch;
 
 use args::{Cli, ConfigVerb, Verb};
 use exit::{Failure, USAGE};

@@ -5,24 +5,31 @@ use crate::cli::args::StatusArgs;
 use crate::cli::client::{self, Question};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::text::{age, bytes, one_line, sentence, short};
-use crate::cli::{Ended, exit, table};
+use crate::cli::{Ended, exit, table, watch};
 
 /// Asks the agent and prints what it knows.
 ///
 /// # Errors
 /// A [`Failure`] where the agent does not answer.
 pub fn run(args: StatusArgs) -> Ended {
+    if args.watch {
+        return watch::run(&args);
+    }
     let mut status: Status = client::ask_once(&args.socket.path(), Question::get("/v1/status"))?;
-    let is_wanted = |binding: &BindingStatus| {
-        args.namespace.as_ref().is_none_or(|namespace| *namespace == binding.namespace)
-            && args.job.as_ref().is_none_or(|job| *job == binding.job)
-    };
-    status.bindings.retain(is_wanted);
+    retain_wanted(&args, &mut status);
     if args.json {
         return print_json(&status);
     }
     let is_filtered = args.namespace.is_some() || args.job.is_some();
-    exit::print(&text(&status, is_filtered))
+    exit::print(&page(&status, is_filtered))
+}
+
+/// Leaves out what was not asked for.
+pub(super) fn retain_wanted(args: &StatusArgs, status: &mut Status) {
+    status.bindings.retain(|binding| {
+        args.namespace.as_ref().is_none_or(|namespace| *namespace == binding.namespace)
+            && args.job.as_ref().is_none_or(|job| *job == binding.job)
+    });
 }
 
 /// Prints a value as JSON for people and programs.
@@ -36,7 +43,7 @@ pub fn print_json(value: &impl serde::Serialize) -> Ended {
 }
 
 /// The whole page.
-fn text(status: &Status, is_filtered: bool) -> String {
+pub(super) fn page(status: &Status, is_filtered: bool) -> String {
     let mut page = vec![head(status), format!("Sources\n{}", sources(&status.sources))];
     page.push(format!("Volumes\n{}", volumes(&status.bindings, is_filtered)));
     let troubles = troubles(status);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -22,6 +23,16 @@ pub(super) enum Opener {
     Other,
     /// Cannot be told.
     Unidentified,
+}
+
+impl fmt::Display for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nomad => "nomad",
+            Self::Other => "other",
+            Self::Unidentified => "unidentified",
+        })
+    }
 }
 
 /// The executables of Nomad's agent, remembered in the run directory so that a guard that is started anew knows

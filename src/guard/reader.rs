@@ -18,6 +18,7 @@ use super::ask;
 use super::counts::Counts;
 use super::log::{Priority, line};
 use super::opener::{Nomad, Opener};
+use super::question::Answer;
 use crate::sys::fanotify::{Event, Group, Verdict};
 use crate::sys::{descriptors, identity, seqpacket};
 
@@ -199,9 +200,17 @@ impl Loop {
             pending.answer(Verdict::Deny);
             shared.questions.fetch_sub(1, Ordering::AcqRel);
             shared.counts.answer(answer);
-            let answer = answer.map_or_else(|| "no answer".to_owned(), |answer| format!("{answer:?}"));
-            let (path, pid) = (question.path.display(), question.pid);
-            line(Priority::Info, format_args!("{key}: denied {opener:?} (process {pid}) {path}: {answer}"));
+            let answer = match answer {
+                Some(Answer::Detached) => "detached",
+                Some(Answer::InUse) => "in_use",
+                Some(Answer::Unknown) => "unknown",
+                None => "none",
+            };
+            let (path, pid) = (&question.path, question.pid);
+            line(
+                Priority::Info,
+                format_args!("denied source={key} opener={opener} pid={pid} path={path:?} answer={answer}"),
+            );
         });
         if let Err(error) = asked {
             // The closure went away unused, and `Pending` has denied.

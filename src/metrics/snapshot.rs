@@ -1,7 +1,8 @@
 //! What is true at one moment, and its gauges. Made for one scrape and dropped with it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ use crate::sys::process;
 pub const MOST_BINDING_SERIES: usize = 2000;
 
 /// The states that a source can be in, as `status` names them.
-const SOURCE_STATES: [&str; 6] = ["attached", "attaching", "detached", "detaching", "failed", "hung"];
+const SOURCE_STATES: [&str; 7] = ["attached", "attaching", "detached", "detaching", "failed", "hung", "unreachable"];
 
 /// What bindings are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
@@ -46,8 +47,6 @@ pub struct SourceNow {
 /// What the reconciler knows.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// How long the agent runs.
-    pub up: Duration,
     /// Whether Nomad's last answer was one.
     pub nomad_connected: bool,
     /// When Nomad last answered.
@@ -99,13 +98,10 @@ pub(super) fn gauges(snapshot: &Snapshot, guard: Option<&Hello>) -> Registry {
 
 fn agent(registry: &mut Registry, snapshot: &Snapshot) {
     let since_epoch = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let started = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-    started.set(since_epoch(SystemTime::now()) - snapshot.up.as_secs_f64());
-    registry.register_with_unit("start_time", "When the agent started, since the epoch", Unit::Seconds, started);
     let connected: Gauge = Gauge::default();
     connected.set(i64::from(snapshot.nomad_connected));
     registry.register("nomad_connected", "Whether Nomad answered the agent's last question", connected);
-    let heard = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+    let heard = Gauge::<f64, AtomicU64>::default();
     heard.set(snapshot.nomad_heard.map(since_epoch).unwrap_or_default());
     registry.register_with_unit(
         "nomad_last_contact_timestamp",
@@ -219,7 +215,6 @@ mod tests {
             |number: usize| BindingKind { state: "mounted", source: "main".into(), volume: format!("v{number:05}") };
         let source = |state| SourceNow { name: "main".into(), kind: "seaweedfs", state, pid: None };
         Snapshot {
-            up: Duration::from_secs(60),
             nomad_connected: true,
             nomad_heard: None,
             pending_hooks: 2,

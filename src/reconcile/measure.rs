@@ -38,7 +38,6 @@ impl Reconciler {
             }
         });
         Snapshot {
-            up: self.started.elapsed(),
             nomad_connected: self.nomad.connected,
             nomad_heard: self.nomad.heard,
             pending_hooks: self.entries.values().map(|entry| entry.hooks.len()).sum(),

@@ -8,12 +8,13 @@
 //! * [`execute`]: the steps that change mounts.
 //! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
-//!   Prometheus.
+//!   Prometheus, `follow` who hears of each change.
 
 pub mod binding;
 pub mod entry;
 pub mod error;
 pub mod execute;
+mod follow;
 mod hooks;
 pub mod ledger;
 mod measure;
@@ -30,6 +31,8 @@ pub mod source;
 mod sources;
 mod steps;
 pub mod worker;
+
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,6 +59,15 @@ pub enum Ask {
         alloc: Option<AllocId>,
         /// The answer.
         reply: oneshot::Sender<Status>,
+    },
+    /// How everything stands, once that is another than it was.
+    Follow {
+        /// The index of what was told last.
+        index: u64,
+        /// How long at most to wait for a change.
+        wait: Duration,
+        /// The answer.
+        reply: oneshot::Sender<Result<Status, Refusal>>,
     },
     /// How everything stands, in numbers.
     Measure {
@@ -114,6 +126,14 @@ impl Handle {
     /// Only when the agent is stopping.
     pub async fn status(&self, alloc: Option<AllocId>) -> Result<Status, Refusal> {
         self.ask(|reply| Ask::Status { alloc, reply }).await
+    }
+
+    /// How everything stands, once that is another than the status with this index, or after that wait.
+    ///
+    /// # Errors
+    /// When too many follow already, or the agent is stopping.
+    pub async fn follow(&self, index: u64, wait: Duration) -> Result<Status, Refusal> {
+        self.ask(|reply| Ask::Follow { index, wait, reply }).await?
     }
 
     /// How everything stands, in numbers.

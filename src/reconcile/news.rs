@@ -76,7 +76,7 @@ impl Reconciler {
                 fs::rename(&temporary, &path)
             };
             if let Err(error) = write() {
-                tracing::warn!(%error, "Nomad's allocation root is not noted for the next boot");
+                tracing::warn!(reason = whole(&error), "Nomad's allocation root is not noted for the next boot");
             }
         } else {
             self.nomad.obstacle = Some(
@@ -106,14 +106,14 @@ impl Reconciler {
                     fs::rename(&temporary, &note)
                 };
                 if let Err(error) = write() {
-                    tracing::warn!(%error, "Nomad's executable is not noted for the next boot");
+                    tracing::warn!(reason = whole(&error), "Nomad's executable is not noted for the next boot");
                 }
             }
             let known: Vec<NomadExe> = noted.into_iter().chain(found).collect();
             if known.is_empty() {
                 tracing::warn!("Nomad's process was not found by the port of its address: the guard takes for Nomad what is called nomad or nomad-VERSION");
             } else if let Err(error) = guard.tell_nomad(&known) {
-                tracing::warn!(%error, "the guard was not told which executable Nomad is: it takes for Nomad what is called nomad or nomad-VERSION");
+                tracing::warn!(reason = whole(&error), "the guard was not told which executable Nomad is: it takes for Nomad what is called nomad or nomad-VERSION");
             }
             let Some(pid) = pid else { return Done::Nothing };
             match (process::mount_namespace(pid), process::own_mount_namespace()) {
@@ -241,7 +241,7 @@ impl Reconciler {
         self.submit(Desk::Host, move || {
             for (alloc, binding, identity) in &recorded {
                 if let Err(error) = execute::mark_anew(&host, alloc, binding, identity.as_ref()) {
-                    tracing::error!(%alloc, task = binding.key.task, reason = whole(&error), "a mount is not in the new guard's care yet");
+                    tracing::error!(%alloc, task = binding.key.task, volume = binding.volume.name, reason = whole(&error), "a mount is not in the new guard's care yet");
                 }
             }
             Done::Nothing

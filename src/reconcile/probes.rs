@@ -92,9 +92,8 @@ impl Reconciler {
             Ask::Status { alloc: None, .. } => self.sources.keys().cloned().collect(),
             Ask::Status { alloc: Some(alloc), .. } => of(&|id| id == alloc),
             Ask::Explain { prefix, .. } => of(&|id| id.as_str().starts_with(prefix.as_str())),
-            // A scrape tells what is known, and what has not answered yet is known as that.
-            Ask::Measure { .. } => self.sources.keys().cloned().collect(),
-            Ask::Mount { .. } | Ask::Question { .. } => BTreeSet::new(),
+            // A scrape, and whoever follows, is told what is known: sources in use are asked by themselves.
+            Ask::Measure { .. } | Ask::Follow { .. } | Ask::Mount { .. } | Ask::Question { .. } => BTreeSet::new(),
         }
     }
 

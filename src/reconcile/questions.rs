@@ -33,7 +33,7 @@ impl Reconciler {
             let _ = reply.send(Answer::Unknown);
             return;
         };
-        tracing::info!(alloc = %alloc, task = key.task, pid = question.pid, "Nomad opens a volume's directory; it is kept out");
+        tracing::info!(alloc = %alloc, task = key.task, destination = %key.destination.as_path().display(), pid = question.pid, "Nomad opens a volume's directory; it is kept out");
         self.next_question += 1;
         let number = self.next_question;
         self.asked.insert(number, Asked { alloc: alloc.clone(), key, reply, detaching: false });
@@ -111,7 +111,7 @@ impl Reconciler {
 
     pub(super) fn give_up_question(&mut self, number: u64) {
         if let Some(asked) = self.asked.get(&number) {
-            tracing::warn!(alloc = %asked.alloc, task = asked.key.task, "Nomad is kept out of a volume that may still be used; what it leaves of the allocation's directory is swept later");
+            tracing::warn!(alloc = %asked.alloc, task = asked.key.task, destination = %asked.key.destination.as_path().display(), "Nomad is kept out of a volume that may still be used; what it leaves of the allocation's directory is swept later");
             self.answer_question(number, Answer::InUse);
         }
     }

@@ -13,6 +13,7 @@ use super::entry::Entry;
 use super::error::{BindError, UnbindError};
 use super::execute::inside::Found as FoundInside;
 use super::execute::{Cache, Displaced, Force, Found, Host, InsideError};
+use super::follow::Followers;
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
 use super::probes::Looks;
@@ -102,6 +103,8 @@ pub(super) enum Timer {
     Settle,
     /// Work for which no thread could be started.
     Resubmit,
+    /// Those who follow the status.
+    Follow,
 }
 
 /// How the agent stands with Nomad.
@@ -125,6 +128,7 @@ pub struct Reconciler {
     pub(super) host: Option<Host>,
     pub(super) ledger: Ledger,
     pub(super) metrics: Metrics,
+    pub(super) followers: Followers,
     pub(super) workers: Workers<Done>,
     pub(super) results: UnboundedSender<Done>,
     pub(super) handle: Handle,
@@ -199,6 +203,7 @@ impl Reconciler {
             host: None,
             ledger,
             metrics: Metrics::new(),
+            followers: Followers::default(),
             workers: Workers::new(results.clone()),
             results,
             handle,
@@ -256,6 +261,7 @@ impl Reconciler {
         loop {
             self.reconcile_dirty();
             self.tell_if_settled();
+            self.stir_followers();
             let alarm = self.timers.peek().map(|next| tokio::time::Instant::from_std(next.0.0));
             tokio::select! {
                 ask = asks.recv() => match ask {
@@ -279,6 +285,7 @@ impl Reconciler {
                 let _ = reply.send(self.status(alloc.as_ref()));
                 self.look_at_troubles();
             }
+            Ask::Follow { index, wait, reply } => self.take_follower(index, wait, reply),
             Ask::Measure { reply } => drop(reply.send(self.measure())),
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
@@ -373,6 +380,7 @@ impl Reconciler {
                 Timer::Probe(key) => self.probe_if_due(&key),
                 Timer::Look(number) => self.end_look(number),
                 Timer::Awaited(alloc) => self.probe_awaited(&alloc),
+                Timer::Follow => self.serve_followers(),
                 Timer::Question(number) => self.give_up_question(number),
                 Timer::Settle => {
                     if let Some(settled) = self.settled.take() {
@@ -422,7 +430,7 @@ impl Reconciler {
 
     fn send(&mut self, desk: Desk, work: Work<Done>) {
         if let Err((work, error)) = self.workers.submit(desk.clone(), work) {
-            tracing::error!(?desk, %error, "no thread for this work; it is tried again");
+            tracing::error!(?desk, reason = super::error::whole(&error), "no thread for this work; it is tried again");
             self.unsent.push((desk, work));
             self.set_timer(Instant::now() + Duration::from_secs(1), Timer::Resubmit);
         }
@@ -452,7 +460,10 @@ impl Reconciler {
             Ok(removals) => self.removals = Some(removals),
             Err(error) => {
                 self.removals = None;
-                tracing::error!(%error, "Nomad's removals are not watched: what a purged allocation leaves stays until Nomad's next news");
+                tracing::error!(
+                    reason = super::error::whole(&error),
+                    "Nomad's removals are not watched: what a purged allocation leaves stays until Nomad's next news"
+                );
             }
         }
     }

@@ -27,6 +27,7 @@ impl Reconciler {
         // An allocation's own socket shows nothing of the node's other sources.
         let sources = if only.is_some() { Vec::new() } else { self.source_statuses() };
         Status {
+            index: 0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),

@@ -71,7 +71,7 @@ impl Reconciler {
                 match serde_json::from_slice::<config::Backend>(&text) {
                     Ok(definition) => Some((backend::key_of(&definition), definition)),
                     Err(error) => {
-                        tracing::warn!(path = %entry.path().display(), %error, "the note on a source cannot be read");
+                        tracing::warn!(path = %entry.path().display(), reason = super::error::whole(&error), "the note on a source cannot be read");
                         None
                     }
                 }
@@ -102,7 +102,7 @@ impl Reconciler {
                 fs::rename(&temporary, &path)
             };
             if let Err(error) = note() {
-                tracing::warn!(source = %key, %error, "the source is not noted for the next agent; it is if the configuration stays");
+                tracing::warn!(source = %key, reason = super::error::whole(&error), "the source is not noted for the next agent; it is if the configuration stays");
             }
             Done::Nothing
         });
@@ -204,7 +204,7 @@ impl Reconciler {
         };
         let thread = std::thread::Builder::new().name("program-watch".into()).stack_size(64 << 10);
         if let Err(error) = thread.spawn(wait) {
-            tracing::error!(source = %key, pid, %error, "the mount program is not watched: its end is noticed at the next use only");
+            tracing::error!(source = %key, pid, reason = super::error::whole(&error), "the mount program is not watched: its end is noticed at the next use only");
         }
     }
 
@@ -304,7 +304,7 @@ impl Reconciler {
                 // Its group stays with the guard: a mount of it that nobody remembers is still kept from Nomad.
             }
             Err(error) => {
-                tracing::warn!(source = %key, %error, "not detached; it is tried again");
+                tracing::warn!(source = %key, reason = super::error::whole(&error), "not detached; it is tried again");
                 // It is found attached, and then lingers once more.
                 source.set(State::Detached);
                 self.attach(key);

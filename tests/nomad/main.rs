@@ -14,6 +14,7 @@ mod guard;
 mod load;
 mod looks;
 mod mending;
+mod metrics;
 mod promises;
 mod refusals;
 mod secured;

@@ -57,7 +57,7 @@ pub fn unbind(
     // The task owns the directories above its mount and may have renamed them, or put something in their place: that the
     // mount is not where it was made does not say that it is gone.
     for moved in find_left(host, alloc, binding, identity)? {
-        tracing::warn!(%alloc, task = binding.key.task, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
+        tracing::warn!(%alloc, task = binding.key.task, volume = binding.volume.name, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
         take_away(&moved, force)?;
         // Nothing but the mount's own directory: what lies above is where the task has put it.
         let _ = resolve::remove_empty(moved.root.as_fd(), &moved.path);
@@ -204,7 +204,7 @@ fn remove_empty_directories(site: &Site, alloc: &AllocId, binding: &Binding) {
             Ok(_) => {}
             Err(resolve::ResolveError::NotEmpty(_)) => break,
             Err(error) => {
-                tracing::debug!(%alloc, path = %path.display(), %error, "an empty directory stays");
+                tracing::debug!(%alloc, path = %path.display(), reason = %error, "an empty directory stays");
                 break;
             }
         }
