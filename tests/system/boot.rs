@@ -41,3 +41,14 @@ fn assert_nomad_came_last(node: &Node) -> anyhow::Result<()> {
     ensure!(0 < guard && guard <= begins && begins <= ready && ready <= nomad, "{guard} {begins} {ready} {nomad}");
     Ok(())
 }
+
+#[test]
+#[ignore]
+fn hold() -> anyhow::Result<()> {
+    let node = Node::ready(With::Seaweedfs)?;
+    std::fs::write("/tmp/sys/leader", node.machine.leader().to_string())?;
+    while !std::path::Path::new("/tmp/sys/stop").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    Ok(())
+}

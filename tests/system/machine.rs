@@ -93,7 +93,13 @@ impl Machine {
         let console = fs::File::options().create(true).append(true).open(self.console())?;
         let mut command = Command::new("/bin/bash");
         command.args(["-c", START, "start", "--quiet", "--register=no", "--keep-unit", "--private-network"]);
-        command.args(["--capability=all", "--bind=/dev/fuse", "--console=pipe", "--link-journal=no"]);
+        command.args([
+            "--capability=all",
+            "--system-call-filter=@known",
+            "--bind=/dev/fuse",
+            "--console=pipe",
+            "--link-journal=no",
+        ]);
         // Debian's systemd takes cgroups of version 1 only with this word.
         command.arg("--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1").arg("-D").arg(self.root());
         for (from, to) in &self.read_only {

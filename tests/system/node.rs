@@ -21,7 +21,7 @@ StartLimitIntervalSec=10
 
 [Service]
 ExecReload=/bin/kill -HUP $MAINPID
-ExecStart=/usr/local/bin/nomad agent -config /etc/nomad.d
+ExecStart=/opt/nomad/nomad agent -config /etc/nomad.d
 KillMode=process
 KillSignal=SIGINT
 LimitNOFILE=65536
@@ -142,7 +142,8 @@ impl Node {
         let binary = |name: &str| tool(name).and_then(|path| path.canonicalize().ok()).context("make tools");
         let rootfs = tool("weed").context("make tools")?.with_file_name("../rootfs").canonicalize()?.join("rootfs");
         let mut shared = vec![
-            (binary("nomad")?, "/usr/local/bin/nomad"),
+            // The folder: Nomad's exec driver looks at its own file through an overlay, which sees no bind mount of it.
+            (binary("nomad")?.parent().context("a folder")?.to_owned(), "/opt/nomad"),
             (rootfs, "/opt/rootfs"),
             (packages()?.to_owned(), "/opt/packages"),
         ];
@@ -151,6 +152,7 @@ impl Node {
         }
         let machine = Machine::unpack(shared)?;
         machine.write("/etc/systemd/system/nomad.service", NOMAD_UNIT)?;
+        std::os::unix::fs::symlink("/opt/nomad/nomad", machine.path("/usr/local/bin/nomad"))?;
         machine.write("/etc/nomad.d/nomad.hcl", NOMAD)?;
         machine.write("/opt/tasks/writer", WRITER)?;
         machine.write("/etc/saddlebag/conf.d/disk.hcl", AGENT)?;
@@ -235,7 +237,7 @@ job "{job}" {{
     }}
     meta {{
       storage_volume      = "{volume}"
-      storage_destination = "vol"
+      storage_destination = "local/vol"
     }}
     task "storage" {{
       lifecycle {{
