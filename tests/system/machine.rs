@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 /// What systemd-nspawn ends with when the container wants to boot again (systemd-nspawn(1), `--keep-unit`).
 const REBOOT: i32 = 133;
@@ -46,6 +47,7 @@ pub struct Machine {
     folder: PathBuf,
     read_only: Vec<(PathBuf, &'static str)>,
     running: Option<Running>,
+    begun: Instant,
 }
 
 struct Running {
@@ -60,13 +62,15 @@ impl Machine {
         let name = format!("saddlebag-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(folder.join("root"))?;
-        let machine = Self { name, folder, read_only, running: None };
+        let machine = Self { name, folder, read_only, running: None, begun: Instant::now() };
         let tar = crate::support::tool("weed").context("make tools")?.with_file_name("../machine.tar");
         crate::node::succeed(
             Command::new("tar").arg("-xpf").arg(tar).arg("-C").arg(machine.root()).arg("--numeric-owner"),
         )?;
         machine.write("/usr/local/sbin/start-systemd", INIT)?;
         crate::node::succeed(Command::new("chmod").arg("0755").arg(machine.path("/usr/local/sbin/start-systemd")))?;
+        // At shutdown systemd waits this long for Nomad's tasks, which do not hear its SIGTERM.
+        machine.write("/etc/systemd/system.conf.d/tests.conf", "[Manager]\nDefaultTimeoutStopSec=3s\n")?;
         // What a test asks of the journal after a reboot is there.
         fs::create_dir_all(machine.path("/var/log/journal"))?;
         Ok(machine)
@@ -142,6 +146,11 @@ impl Machine {
         command
     }
 
+    /// Says in the test's output how far it is, and since when.
+    pub fn note(&self, what: &str) {
+        println!("{} {:6.1} s  {what}", self.name, self.begun.elapsed().as_secs_f32());
+    }
+
     /// Runs a script and gives what it wrote; fails where it fails.
     pub fn run(&self, script: &str) -> anyhow::Result<String> {
         crate::node::succeed(&mut self.command(script)).with_context(|| format!("in the machine: {script}"))
@@ -159,8 +168,9 @@ impl Machine {
 
     /// Waits for something in the machine; where it does not come, the error has the machine's journal.
     pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-        wait_until(what, PATIENCE * 2, &[], condition)
-            .map_err(|error| error.context(format!("the machine's journal ends with\n{}", self.journal_tail())))
+        let came = wait_until(what, PATIENCE * 2, &[], condition);
+        self.note(what);
+        came.map_err(|error| error.context(format!("the machine's journal ends with\n{}", self.journal_tail())))
     }
 
     fn journal_tail(&self) -> String {

@@ -10,5 +10,7 @@
 mod support;
 
 mod boot;
+mod life;
 mod machine;
 mod node;
+mod package;

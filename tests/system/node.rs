@@ -124,6 +124,8 @@ done
 /// What runs beside Nomad.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum With {
+    /// No configuration: volumes are in the state directory.
+    Default,
     /// Directories of the machine only.
     Host,
     /// And the trial SeaweedFS of the units.
@@ -134,6 +136,18 @@ pub enum With {
 pub struct Node {
     /// The machine.
     pub machine: Machine,
+    with: With,
+}
+
+/// What no death of agent or guard may change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The mount ids and places of bindings and sources.
+    pub mounts: Vec<(u64, String)>,
+    /// The same within each task that has a mount namespace of its own.
+    pub within: Vec<(String, Vec<(u64, String)>)>,
+    /// The guard's lineage.
+    pub lineage: String,
 }
 
 impl Node {
@@ -155,7 +169,9 @@ impl Node {
         std::os::unix::fs::symlink("/opt/nomad/nomad", machine.path("/usr/local/bin/nomad"))?;
         machine.write("/etc/nomad.d/nomad.hcl", NOMAD)?;
         machine.write("/opt/tasks/writer", WRITER)?;
-        machine.write("/etc/saddlebag/conf.d/disk.hcl", AGENT)?;
+        if with != With::Default {
+            machine.write("/etc/saddlebag/conf.d/disk.hcl", AGENT)?;
+        }
         std::fs::create_dir_all(machine.path("/srv/volumes"))?;
         if with == With::Seaweedfs {
             machine.write("/etc/saddlebag/conf.d/main.hcl", SEAWEEDFS)?;
@@ -165,8 +181,13 @@ impl Node {
                 machine.write(&format!("/etc/systemd/system/{unit}"), &text)?;
             }
         }
-        let mut node = Self { machine };
+        let mut node = Self { machine, with };
         node.machine.boot()?;
+        if with == With::Default {
+            // A volume without a definition is root's, and exec tasks are nobody's.
+            node.machine.run("install -d -m 0711 /var/lib/saddlebag /var/lib/saddlebag/volumes")?;
+            node.machine.run("install -d -o 65534 -g 65534 /var/lib/saddlebag/volumes/near")?;
+        }
         if with == With::Seaweedfs {
             node.machine
                 .run("systemctl enable --quiet --now --no-block seaweedfs-master seaweedfs-volume seaweedfs-filer")?;
@@ -219,7 +240,7 @@ impl Node {
     /// Registers a job of one task that writes to a volume, and waits until its records come.
     pub fn run_writer(&self, job: &str, driver: &str, volume: &str) -> anyhow::Result<()> {
         self.register(job, driver, volume)?;
-        self.wait_for_records(job, volume)
+        self.wait_for_more_than(0, volume)
     }
 
     /// Registers such a job.
@@ -273,11 +294,15 @@ job "{job}" {{
         self.machine.run(&format!("nomad job run -detach /root/{job}.hcl")).map(drop)
     }
 
-    /// Waits until a job's task has written a record more than there were.
-    pub fn wait_for_records(&self, job: &str, volume: &str) -> anyhow::Result<()> {
-        let before = self.records(volume).len();
-        self.machine
-            .wait(&format!("{job} writes to {volume}"), || Ok((self.records(volume).len() > before).then_some(())))
+    /// Waits until the task of a volume has written another record.
+    pub fn wait_for_records(&self, volume: &str) -> anyhow::Result<()> {
+        self.wait_for_more_than(self.records(volume).len(), volume)
+    }
+
+    /// Waits until there are more records than these.
+    pub fn wait_for_more_than(&self, before: usize, volume: &str) -> anyhow::Result<()> {
+        let what = format!("more than {before} records are in {volume}");
+        self.machine.wait(&what, || Ok((self.records(volume).len() > before).then_some(())))
     }
 
     /// The records in a volume.
@@ -302,11 +327,49 @@ job "{job}" {{
 
     /// Where a volume's data is in the machine, on a way that no task takes.
     fn data(&self, volume: &str) -> String {
-        if volume == "far" {
-            "/var/lib/saddlebag/sources/*/volumes/far".to_owned()
-        } else {
-            format!("/srv/volumes/{volume}")
+        match (volume, self.with) {
+            ("far", _) => "/var/lib/saddlebag/sources/*/volumes/far".to_owned(),
+            (_, With::Default) => format!("/var/lib/saddlebag/volumes/{volume}"),
+            _ => format!("/srv/volumes/{volume}"),
         }
+    }
+
+    /// Where a job's task has its volume, on the host.
+    pub fn place_of(&self, job: &str) -> anyhow::Result<String> {
+        Ok(format!("{ALLOCS}/{}/main/local/vol", self.allocation(job)?["ID"].as_str().context("an id")?))
+    }
+
+    /// The unit of the one mount program.
+    pub fn mount_program(&self) -> anyhow::Result<String> {
+        let units = self.machine.run("systemctl list-units --plain --no-legend 'saddlebag-source-*'")?;
+        ensure!(units.lines().count() == 1, "one mount program: {units}");
+        Ok(units.split_whitespace().next().context("a unit")?.to_owned())
+    }
+
+    /// Looks at all mounts that saddlebag has made and at the guard.
+    pub fn look(&self) -> anyhow::Result<Look> {
+        let mut mounts = self.bindings()?;
+        mounts.extend(self.sources()?);
+        let jobs: Value = serde_json::from_str(&self.machine.run("nomad job status -json")?)?;
+        let mut within = Vec::new();
+        for job in jobs.as_array().into_iter().flatten() {
+            let job = job["Summary"]["JobID"].as_str().or(job["ID"].as_str()).context("a job")?;
+            within.push((job.to_owned(), self.seen_by_task(job)?));
+        }
+        Ok(Look { mounts, within, lineage: self.lineage()? })
+    }
+
+    /// Every mount is the very same as at that look, no task was restarted, each writes on, and no record is missing.
+    pub fn assert_unchanged(&self, before: &Look) -> anyhow::Result<()> {
+        let now = self.look()?;
+        ensure!(now == *before, "{before:#?}\n{now:#?}");
+        for (job, _) in &before.within {
+            ensure!(self.restarts(job)? == 0, "{job} was restarted");
+            let volume = job.rsplit('-').next().context("a volume")?;
+            self.wait_for_records(volume)?;
+            self.assert_whole(volume)?;
+        }
+        Ok(())
     }
 
     /// The newest allocation of a job.
