@@ -162,7 +162,7 @@ fn start_unit(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<i
         // At shutdown it goes after all who use it, and while there is a network to write by: systemd stops in the
         // reverse order. Starts wait for none of these, since they are under way already or not asked for.
         .arg("--property=Before=saddlebag.service nomad.service docker.service")
-        .arg("--property=After=network.target network-online.target")
+        .arg("--property=After=network.target network-online.target remote-fs-pre.target")
         .args(ENVIRONMENT.iter().map(|(name, value)| format!("--setenv={name}={value}")))
         .arg("--")
         .arg(program.path)

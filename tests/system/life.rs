@@ -98,8 +98,10 @@ fn stops_and_restarts_of_agent_and_guard_change_no_mount() -> anyhow::Result<()>
 
     // The marks are what they were: without an agent, a collection finds no way in.
     node.machine.run("systemctl stop saddlebag; nomad job stop -purge -detach exec-near; nomad system gc")?;
-    node.machine
-        .wait_for("the guard has kept Nomad out", "journalctl -b -u saddlebag-guard --no-pager | grep -q -i 'nomad'")?;
+    node.machine.wait_for(
+        "the guard has kept Nomad out",
+        "journalctl -b -u saddlebag-guard --no-pager | grep -q 'denied Nomad'",
+    )?;
     node.assert_whole("near")
 }
 

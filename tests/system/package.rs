@@ -85,6 +85,9 @@ fn a_removal_leaves_what_tasks_use_and_its_guard_and_a_purge_leaves_volumes() ->
     node.assert_whole("near")
 }
 
+/// The figures of docs/security.md, in tenths, of systemd 257: no unit gets laxer unnoticed.
+const EXPOSURE: [(&str, u32); 2] = [("saddlebag", 48), ("saddlebag-guard", 39)];
+
 /// Units run and are enabled, the configuration is valid, pages and completions are where shells and man look.
 fn assert_installed(node: &Node) -> anyhow::Result<()> {
     node.machine.run(
@@ -99,5 +102,10 @@ fn assert_installed(node: &Node) -> anyhow::Result<()> {
          systemctl show --property=After nomad | grep -q 'saddlebag.service'
          dpkg --verify saddlebag",
     )?;
+    for (unit, most) in EXPOSURE {
+        node.machine.run(&format!("systemd-analyze security --no-pager --threshold={most} {unit} >/dev/null"))?;
+        let pid = node.property(unit, "MainPID")?;
+        node.machine.run(&format!("test $(readlink /proc/{pid}/ns/mnt) = $(readlink /proc/1/ns/mnt)"))?;
+    }
     Ok(())
 }
