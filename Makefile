@@ -1,6 +1,6 @@
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help tools build test demo bench lint fmt deny audit clean
+.PHONY: help tools build deb test demo bench lint fmt deny audit clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
@@ -10,6 +10,9 @@ tools: ## installs or builds what test and demo need, into a cache outside the c
 
 build: ## builds saddlebag
 	cargo build --locked
+
+deb: tools ## the Debian package, with man pages and completions; prints its path last
+	@tests/tools/package
 
 test: tools ## every lane of tests (LANES="pure nomad" for some); with CI=true a skipped test fails
 	@tests/tools/run-tests $(LANES)

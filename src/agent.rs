@@ -119,6 +119,8 @@ fn raise_descriptor_limit() {
 async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(host("take SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(host("take SIGINT"))?;
+    let hangup = signal(SignalKind::hangup()).map_err(host("take SIGHUP"))?;
+    tokio::spawn(answer_hangups(hangup));
     make_folder(&config.run_dir, 0o755)?;
     make_folder(&config.state_dir, 0o711)?;
     let _lock = lock(&config)?;
@@ -164,6 +166,13 @@ async fn serve(config: Arc<Config>) -> Result<(), AgentError> {
     tell(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("the agent ends; every mount stays");
     Ok(())
+}
+
+/// Elsewhere SIGHUP asks a daemon to read its configuration again. Here a restart does, and costs no task anything.
+async fn answer_hangups(mut hangup: tokio::signal::unix::Signal) {
+    while hangup.recv().await.is_some() {
+        tracing::warn!("SIGHUP changes nothing: a changed configuration is read by `systemctl restart saddlebag`");
+    }
 }
 
 fn make_folder(path: &PathBuf, mode: u32) -> Result<(), AgentError> {

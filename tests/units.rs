@@ -44,7 +44,7 @@ fn systemd_version() -> Option<u32> {
 fn verify(change: impl Fn(String) -> String) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     for name in UNITS {
-        let text = change(unit(name)).replace("/usr/local/bin/saddlebag ", "/bin/true ");
+        let text = change(unit(name)).replace("/usr/bin/saddlebag ", "/bin/true ");
         fs::write(folder.path().join(name), text.replace("/usr/local/bin/weed ", "/bin/true ")).expect("written");
     }
     fs::write(folder.path().join("nomad.service"), "[Service]\nExecStart=/bin/true\n").expect("written");
@@ -177,7 +177,7 @@ fn the_units_start_the_program_with_words_that_it_knows() {
     for name in ["saddlebag.service", "saddlebag-guard.service"] {
         let text = unit(name);
         let command = setting(&text, "ExecStart").expect("a command");
-        let args = command.strip_prefix("/usr/local/bin/saddlebag ").expect("our program").split(' ');
+        let args = command.strip_prefix("/usr/bin/saddlebag ").expect("our program").split(' ');
         let help = Command::new(env!("CARGO_BIN_EXE_saddlebag")).args(args).arg("--help").output().expect("it runs");
         assert!(help.status.success(), "{name}: {}", String::from_utf8_lossy(&help.stderr));
     }

@@ -13,7 +13,7 @@ variable "datacenters" {
 variable "saddlebag" {
   description = "The program's path on the clients"
   type        = string
-  default     = "/usr/local/bin/saddlebag"
+  default     = "/usr/bin/saddlebag"
 }
 
 variable "image" {

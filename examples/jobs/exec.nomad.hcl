@@ -2,9 +2,9 @@
 #
 #   nomad job run exec.nomad.hcl
 #
-# - The program must be inside the tasks' chroot. By default Nomad copies /usr, so /usr/local/bin/saddlebag is there;
-#   with a chroot_env of your own in the client's configuration, add "/usr/local/bin/saddlebag" and the libraries that
-#   it needs (`ldd /usr/local/bin/saddlebag`). In there it reaches the agent by the allocation's own socket.
+# - The program must be inside the tasks' chroot. By default Nomad copies /usr, so /usr/bin/saddlebag is there;
+#   with a chroot_env of your own in the client's configuration, add "/usr/bin/saddlebag" and the libraries that
+#   it needs (`ldd /usr/bin/saddlebag`). In there it reaches the agent by the allocation's own socket.
 # - exec runs tasks as nobody, who may not write to a volume that belongs to root. Register the volume with an
 #   owner, on each client or in /etc/saddlebag/conf.d (65534 is nobody on most systems; `id nobody` says so):
 #
@@ -23,7 +23,7 @@ variable "datacenters" {
 variable "saddlebag" {
   description = "The program's path in the chroot"
   type        = string
-  default     = "/usr/local/bin/saddlebag"
+  default     = "/usr/bin/saddlebag"
 }
 
 job "exec" {

@@ -6,7 +6,7 @@
 #
 #   plugin "docker" { config { volumes { enabled = true } } }
 #
-# and the image must have the libraries that the program needs (`ldd /usr/local/bin/saddlebag`; a program built for
+# and the image must have the libraries that the program needs (`ldd /usr/bin/saddlebag`; a program built for
 # musl needs none). In an image of your own the program can be inside, without the `mount` block below.
 # prestart-curl.nomad.hcl needs neither.
 
@@ -19,7 +19,7 @@ variable "datacenters" {
 variable "saddlebag" {
   description = "The program's path on the clients"
   type        = string
-  default     = "/usr/local/bin/saddlebag"
+  default     = "/usr/bin/saddlebag"
 }
 
 variable "storage_image" {
@@ -59,13 +59,13 @@ job "prestart-docker" {
       config {
         image        = var.storage_image
         network_mode = var.network_mode
-        command      = "/usr/local/bin/saddlebag"
+        command      = "/usr/bin/saddlebag"
         args         = ["mount"]
 
         mount {
           type     = "bind"
           source   = var.saddlebag
-          target   = "/usr/local/bin/saddlebag"
+          target   = "/usr/bin/saddlebag"
           readonly = true
         }
       }

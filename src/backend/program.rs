@@ -157,6 +157,10 @@ fn start_unit(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<i
         .arg(format!("--property=StandardError=append:{}", program.log.display()))
         // A stop of the unit sends SIGTERM, on which the program unmounts; nothing else of it is killed before that.
         .args(["--property=KillMode=mixed", "--property=OOMScoreAdjust=-500"])
+        // At shutdown it goes after all who use it, and while there is a network to write by: systemd stops in the
+        // reverse order. Starts wait for none of these, since they are under way already or not asked for.
+        .arg("--property=Before=saddlebag.service nomad.service docker.service")
+        .arg("--property=After=network.target network-online.target remote-fs-pre.target")
         .args(ENVIRONMENT.iter().map(|(name, value)| format!("--setenv={name}={value}")))
         .arg("--")
         .arg(program.path)

@@ -92,6 +92,15 @@ pub enum Verb {
     /// Ask one source whether it answers; the agent runs this itself
     #[command(hide = true)]
     Probe(ProbeArgs),
+    /// Write a shell's completion of this command line
+    ///
+    /// Writes to stdout what bash, zsh or fish reads to complete verbs and flags. The Debian package has these already.
+    #[command(after_help = COMPLETION_EXAMPLE)]
+    Completion(CompletionArgs),
+
+    /// Write the man pages into a folder, one for each verb
+    #[command(hide = true)]
+    Man(ManArgs),
 
     /// Show the version
     ///
@@ -105,7 +114,7 @@ const MOUNT_EXAMPLE: &str = r#"Example, in a job:
     lifecycle { hook = "prestart" }
     driver = "raw_exec"
     config {
-      command = "/usr/local/bin/saddlebag"
+      command = "/usr/bin/saddlebag"
       args    = ["mount"]
     }
     logs { disabled = true }
@@ -144,6 +153,11 @@ const VALIDATE_EXAMPLE: &str = "\
 Examples:
   saddlebag config validate
   saddlebag config validate --config ./agent.hcl";
+
+const COMPLETION_EXAMPLE: &str = "\
+Examples:
+  saddlebag completion bash > /etc/bash_completion.d/saddlebag
+  saddlebag completion fish > ~/.config/fish/completions/saddlebag.fish";
 
 /// Where the agent is.
 #[derive(Debug, Clone, Default, Args)]
@@ -307,6 +321,33 @@ pub enum ConfigVerb {
     /// probably meant. Nothing is asked of Nomad or of any server. Ends with 0 where all is well, else with 78.
     #[command(after_help = VALIDATE_EXAMPLE)]
     Validate(ConfigFiles),
+}
+
+/// `saddlebag completion`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// A shell that can complete a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash with bash-completion.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// `saddlebag man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// A folder that exists
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// `saddlebag version`.

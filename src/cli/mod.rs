@@ -7,7 +7,7 @@
 //! * [`status`] and [`explain`] show what the agent knows, [`watch`] each change of it; [`text`] and [`table`] are how they look.
 //! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
 //!   to systemd's.
-//! * [`config`] and [`version`] answer on their own.
+//! * [`config`] and [`version`] answer on their own; [`pages`] writes what a package has of the command line.
 //!
 //! No verb but `agent` and `guard` touches a mount.
 
@@ -26,6 +26,7 @@ pub mod explain;
 pub mod journal;
 pub mod logging;
 pub mod mount;
+pub mod pages;
 pub mod status;
 pub mod table;
 pub mod task_log;
@@ -57,6 +58,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Config(args) => match args.verb {
             ConfigVerb::Validate(args) => config::validate(&args),
         },
+        Verb::Completion(args) => pages::write_completion(&args),
+        Verb::Man(args) => pages::write_man_pages(&args),
         Verb::Version(args) => version::run(args),
     };
     match ended {

@@ -1,0 +1,490 @@
+//! A Nomad client in a machine: the package, a Nomad, a SeaweedFS, and jobs whose tasks write numbered records.
+
+use crate::machine::Machine;
+use crate::support::tool;
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Where Nomad keeps its allocations in the machine.
+pub const ALLOCS: &str = "/var/lib/nomad/alloc";
+
+/// As HashiCorp's package has it, with what a machine without a network needs.
+const NOMAD_UNIT: &str = "[Unit]
+Description=Nomad
+Wants=network-online.target
+After=network-online.target
+StartLimitBurst=3
+StartLimitIntervalSec=10
+
+[Service]
+ExecReload=/bin/kill -HUP $MAINPID
+ExecStart=/opt/nomad/nomad agent -config /etc/nomad.d
+KillMode=process
+KillSignal=SIGINT
+LimitNOFILE=65536
+LimitNPROC=infinity
+Restart=on-failure
+RestartSec=2
+TasksMax=infinity
+OOMScoreAdjust=-1000
+
+[Install]
+WantedBy=multi-user.target
+";
+
+const NOMAD: &str = r#"
+data_dir   = "/var/lib/nomad"
+bind_addr  = "127.0.0.1"
+log_level  = "INFO"
+disable_update_check = true
+leave_on_interrupt   = false
+leave_on_terminate   = false
+advertise {
+  http = "127.0.0.1:4646"
+  rpc  = "127.0.0.1:4647"
+  serf = "127.0.0.1:4648"
+}
+server {
+  enabled          = true
+  bootstrap_expect = 1
+  raft_multiplier  = 1
+}
+client {
+  enabled           = true
+  servers           = ["127.0.0.1:4647"]
+  network_interface = "lo"
+  gc_disk_usage_threshold  = 99
+  gc_inode_usage_threshold = 99
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
+    "driver.allowlist"     = "exec,raw_exec"
+  }
+  chroot_env {
+    "/opt/rootfs/bin"     = "/bin"
+    "/opt/rootfs/usr/bin" = "/usr/bin"
+    "/opt/rootfs/lib"     = "/lib"
+    "/opt/rootfs/lib64"   = "/lib64"
+    "/opt/rootfs/etc"     = "/etc"
+    "/opt/tasks"          = "/opt/tasks"
+  }
+}
+plugin "raw_exec" {
+  config {
+    enabled = true
+  }
+}
+"#;
+
+/// exec tasks are nobody's, so volumes are too.
+const AGENT: &str = r#"
+backend "host" "disk" {
+  path = "/srv/volumes"
+}
+volume "near" {
+  backend = "disk"
+  create  = true
+  owner   = "65534:65534"
+}
+volume "close" {
+  backend = "disk"
+  create  = true
+  owner   = "65534:65534"
+}
+"#;
+
+const SEAWEEDFS: &str = r#"
+backend "seaweedfs" "main" {
+  filer        = "127.0.0.1:8888"
+  memory_limit = "512MiB"
+}
+volume "far" {
+  backend = "main"
+  path    = "/volumes/far"
+  create  = true
+  owner   = "65534:65534"
+}
+"#;
+
+/// Appends a number to the volume's log, has it on disk, and appends the next, for ever; what cannot be written ends
+/// the task. Each start leaves a line too, and is the first thing that is written.
+const WRITER: &str = "
+volume=$NOMAD_TASK_DIR/vol
+echo start >>\"$volume/starts\" || exit 9
+number=$(wc -l <\"$volume/log\" 2>/dev/null || echo 0)
+while :; do
+    number=$((number + 1))
+    echo $number | dd of=\"$volume/log\" oflag=append conv=notrunc,fsync 2>/dev/null || exit 9
+    sleep 0.05
+done
+";
+
+/// What runs beside Nomad.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum With {
+    /// No configuration: volumes are in the state directory.
+    Default,
+    /// Directories of the machine only.
+    Host,
+    /// And the trial SeaweedFS of the units.
+    Seaweedfs,
+}
+
+/// A machine with Nomad.
+pub struct Node {
+    /// The machine.
+    pub machine: Machine,
+    with: With,
+}
+
+/// What no death of agent or guard may change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The mount ids and places of bindings and sources.
+    pub mounts: Vec<(u64, String)>,
+    /// The same within each task that has a mount namespace of its own.
+    pub within: Vec<(String, Vec<(u64, String)>)>,
+    /// The guard's lineage.
+    pub lineage: String,
+}
+
+impl Node {
+    /// Boots a machine on which nothing of saddlebag is installed yet.
+    pub fn bare(with: With) -> anyhow::Result<Self> {
+        let binary = |name: &str| tool(name).and_then(|path| path.canonicalize().ok()).context("make tools");
+        let rootfs = tool("weed").context("make tools")?.with_file_name("../rootfs").canonicalize()?.join("rootfs");
+        let mut shared = vec![
+            // The folder: Nomad's exec driver looks at its own file through an overlay, which sees no bind mount of it.
+            (binary("nomad")?.parent().context("a folder")?.to_owned(), "/opt/nomad"),
+            (rootfs, "/opt/rootfs"),
+            (packages()?.to_owned(), "/opt/packages"),
+        ];
+        if with == With::Seaweedfs {
+            shared.push((binary("weed")?, "/usr/local/bin/weed"));
+        }
+        let machine = Machine::unpack(shared)?;
+        machine.write("/etc/systemd/system/nomad.service", NOMAD_UNIT)?;
+        std::os::unix::fs::symlink("/opt/nomad/nomad", machine.path("/usr/local/bin/nomad"))?;
+        machine.write("/etc/nomad.d/nomad.hcl", NOMAD)?;
+        machine.write("/opt/tasks/writer", WRITER)?;
+        if with != With::Default {
+            machine.write("/etc/saddlebag/conf.d/disk.hcl", AGENT)?;
+        }
+        std::fs::create_dir_all(machine.path("/srv/volumes"))?;
+        if with == With::Seaweedfs {
+            machine.write("/etc/saddlebag/conf.d/main.hcl", SEAWEEDFS)?;
+            let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+            for unit in ["seaweedfs-master.service", "seaweedfs-volume.service", "seaweedfs-filer.service"] {
+                let text = std::fs::read_to_string(units.join(unit))?;
+                machine.write(&format!("/etc/systemd/system/{unit}"), &text)?;
+            }
+        }
+        let mut node = Self { machine, with };
+        node.machine.boot()?;
+        if with == With::Default {
+            // A volume without a definition is root's, and exec tasks are nobody's.
+            node.machine.run("install -d -m 0711 /var/lib/saddlebag /var/lib/saddlebag/volumes")?;
+            node.machine.run("install -d -o 65534 -g 65534 /var/lib/saddlebag/volumes/near")?;
+        }
+        if with == With::Seaweedfs {
+            node.machine
+                .run("systemctl enable --quiet --now --no-block seaweedfs-master seaweedfs-volume seaweedfs-filer")?;
+        }
+        Ok(node)
+    }
+
+    /// Boots a machine with the package installed and Nomad ready for jobs.
+    pub fn ready(with: With) -> anyhow::Result<Self> {
+        let node = Self::bare(with)?;
+        node.install("1.0.0")?;
+        node.start_nomad()?;
+        if with == With::Seaweedfs {
+            node.wait_for_filer()?;
+        }
+        Ok(node)
+    }
+
+    /// Installs a version of the package, as `dpkg -i` does.
+    pub fn install(&self, version: &str) -> anyhow::Result<String> {
+        self.machine.run(&format!(
+            "DEBIAN_FRONTEND=noninteractive dpkg -i /opt/packages/saddlebag_{version}_*.deb </dev/null 2>&1"
+        ))
+    }
+
+    /// Starts Nomad, now and at each boot.
+    pub fn start_nomad(&self) -> anyhow::Result<()> {
+        self.machine.run("systemctl daemon-reload; systemctl enable --quiet --now nomad")?;
+        self.wait_for_nomad()
+    }
+
+    /// Waits until Nomad places jobs here.
+    pub fn wait_for_nomad(&self) -> anyhow::Result<()> {
+        self.machine.wait("Nomad's node is ready with both drivers", || {
+            let Ok(text) = self.machine.run("nomad node status -self -json") else { return Ok(None) };
+            let node: Value = serde_json::from_str(&text)?;
+            let healthy = |driver: &str| node["Drivers"][driver]["Healthy"] == true;
+            Ok((node["Status"] == "ready" && healthy("exec") && healthy("raw_exec")).then_some(()))
+        })
+    }
+
+    /// Waits until SeaweedFS stores files: the filer answers seconds before a volume server has joined.
+    pub fn wait_for_filer(&self) -> anyhow::Result<()> {
+        self.machine.wait_for(
+            "SeaweedFS stores a file",
+            "chroot /opt/rootfs /usr/bin/curl -sf -F file=@/etc/hosts http://127.0.0.1:8888/probe/",
+        )
+    }
+
+    /// Registers a job of one task that writes to a volume, and waits until its records come.
+    pub fn run_writer(&self, job: &str, driver: &str, volume: &str) -> anyhow::Result<()> {
+        self.register(job, driver, volume)?;
+        self.wait_for_more_than(0, volume)
+    }
+
+    /// Registers such a job.
+    pub fn register(&self, job: &str, driver: &str, volume: &str) -> anyhow::Result<()> {
+        let text = format!(
+            r#"
+job "{job}" {{
+  type = "service"
+  group "group" {{
+    restart {{
+      attempts = 2
+      interval = "10s"
+      delay    = "1s"
+      mode     = "delay"
+    }}
+    meta {{
+      storage_volume      = "{volume}"
+      storage_destination = "local/vol"
+    }}
+    task "storage" {{
+      lifecycle {{
+        hook = "prestart"
+      }}
+      driver = "raw_exec"
+      config {{
+        command = "/usr/bin/saddlebag"
+        args    = ["mount"]
+      }}
+      resources {{
+        cpu    = 20
+        memory = 32
+      }}
+    }}
+    task "main" {{
+      driver       = "{driver}"
+      kill_timeout = "1s"
+      config {{
+        command = "/bin/sh"
+        args    = ["/opt/tasks/writer"]
+      }}
+      resources {{
+        cpu    = 20
+        memory = 32
+      }}
+    }}
+  }}
+}}
+"#
+        );
+        self.machine.write(&format!("/root/{job}.hcl"), &text)?;
+        self.machine.run(&format!("nomad job run -detach /root/{job}.hcl")).map(drop)
+    }
+
+    /// Waits until the task of a volume has written another record.
+    pub fn wait_for_records(&self, volume: &str) -> anyhow::Result<()> {
+        self.wait_for_more_than(self.records(volume).len(), volume)
+    }
+
+    /// Waits until there are more records than these.
+    pub fn wait_for_more_than(&self, before: usize, volume: &str) -> anyhow::Result<()> {
+        let what = format!("more than {before} records are in {volume}");
+        self.machine.wait(&what, || Ok((self.records(volume).len() > before).then_some(())))
+    }
+
+    /// The records in a volume.
+    pub fn records(&self, volume: &str) -> Vec<u64> {
+        let text = self.machine.run(&format!("cat {}/log", self.data(volume))).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Every record of a volume is there once and in order: nothing was lost and nothing went elsewhere.
+    pub fn assert_whole(&self, volume: &str) -> anyhow::Result<()> {
+        let records = self.records(volume);
+        ensure!(!records.is_empty(), "{volume} is empty");
+        let wanted: Vec<u64> = (1..=records.len() as u64).collect();
+        ensure!(records == wanted, "{volume}: {records:?}");
+        Ok(())
+    }
+
+    /// How often a task has started on a volume.
+    pub fn starts(&self, volume: &str) -> usize {
+        self.machine.run(&format!("cat {}/starts", self.data(volume))).unwrap_or_default().lines().count()
+    }
+
+    /// Where a volume's data is in the machine, on a way that no task takes.
+    fn data(&self, volume: &str) -> String {
+        match (volume, self.with) {
+            ("far", _) => "/var/lib/saddlebag/sources/*/volumes/far".to_owned(),
+            (_, With::Default) => format!("/var/lib/saddlebag/volumes/{volume}"),
+            _ => format!("/srv/volumes/{volume}"),
+        }
+    }
+
+    /// Where a job's task has its volume, on the host.
+    pub fn place_of(&self, job: &str) -> anyhow::Result<String> {
+        Ok(format!("{ALLOCS}/{}/main/local/vol", self.allocation(job)?["ID"].as_str().context("an id")?))
+    }
+
+    /// The unit of the one mount program.
+    pub fn mount_program(&self) -> anyhow::Result<String> {
+        let units = self.machine.run("systemctl list-units --plain --no-legend 'saddlebag-source-*'")?;
+        ensure!(units.lines().count() == 1, "one mount program: {units}");
+        Ok(units.split_whitespace().next().context("a unit")?.to_owned())
+    }
+
+    /// Looks at all mounts that saddlebag has made and at the guard.
+    pub fn look(&self) -> anyhow::Result<Look> {
+        let mut mounts = self.bindings()?;
+        mounts.extend(self.sources()?);
+        let jobs: Value = serde_json::from_str(&self.machine.run("nomad job status -json")?)?;
+        let mut within = Vec::new();
+        for job in jobs.as_array().into_iter().flatten() {
+            let job = job["Summary"]["JobID"].as_str().or(job["ID"].as_str()).context("a job")?;
+            within.push((job.to_owned(), self.seen_by_task(job)?));
+        }
+        Ok(Look { mounts, within, lineage: self.lineage()? })
+    }
+
+    /// Every mount is the very same as at that look, no task was restarted, each writes on, and no record is missing.
+    pub fn assert_unchanged(&self, before: &Look) -> anyhow::Result<()> {
+        let now = self.look()?;
+        ensure!(now == *before, "{before:#?}\n{now:#?}");
+        for (job, _) in &before.within {
+            ensure!(self.restarts(job)? == 0, "{job} was restarted");
+            let volume = job.rsplit('-').next().context("a volume")?;
+            self.wait_for_records(volume)?;
+            self.assert_whole(volume)?;
+        }
+        Ok(())
+    }
+
+    /// The newest allocation of a job.
+    pub fn allocation(&self, job: &str) -> anyhow::Result<Value> {
+        let all: Value = serde_json::from_str(&self.machine.run(&format!("nomad job allocs -json {job}"))?)?;
+        let newest = all.as_array().into_iter().flatten().max_by_key(|alloc| alloc["CreateIndex"].as_u64());
+        newest.cloned().with_context(|| format!("an allocation of {job}"))
+    }
+
+    /// How often Nomad has restarted a job's main task.
+    pub fn restarts(&self, job: &str) -> anyhow::Result<u64> {
+        self.allocation(job)?["TaskStates"]["main"]["Restarts"].as_u64().context("a count")
+    }
+
+    /// What saddlebag has mounted for tasks, as the machine's process 1 sees it: mount id and mount point.
+    pub fn bindings(&self) -> anyhow::Result<Vec<(u64, String)>> {
+        let mut found = self.machine.mounts(self.machine.leader())?;
+        found.retain(|(_, at)| {
+            at.ends_with("/vol") && (at.starts_with(ALLOCS) || at.starts_with("/var/lib/saddlebag/bindings/"))
+        });
+        Ok(found)
+    }
+
+    /// Where the sources are mounted, with their mount ids.
+    pub fn sources(&self) -> anyhow::Result<Vec<(u64, String)>> {
+        let mut found = self.machine.mounts(self.machine.leader())?;
+        found.retain(|(_, at)| at.starts_with("/var/lib/saddlebag/sources/"));
+        Ok(found)
+    }
+
+    /// What a task's own mount namespace has at its volume.
+    pub fn seen_by_task(&self, job: &str) -> anyhow::Result<Vec<(u64, String)>> {
+        let alloc = self.allocation(job)?["ID"].as_str().context("an id")?.to_owned();
+        let script = format!(
+            "for pid in $(pgrep -f /opt/tasks/writer); do \
+               if tr '\\0' '\\n' </proc/$pid/environ | grep -qx NOMAD_ALLOC_ID={alloc}; then cat /proc/$pid/mountinfo; break; fi; done"
+        );
+        let table = self.machine.run(&script)?;
+        let words = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        words
+            .filter(|words| words[4].ends_with("/vol"))
+            .map(|words| Ok((words[0].parse()?, words[4].to_owned())))
+            .collect()
+    }
+
+    /// What lies beneath each mounted binding has mode 0, refuses writes, and is empty.
+    pub fn assert_nothing_beneath(&self) -> anyhow::Result<()> {
+        for (_, at) in self.bindings()? {
+            // Unmounted in a namespace of its own, where it disturbs nobody.
+            let script = format!(
+                "unshare --mount --propagation private /bin/sh -euc '
+                   umount -l {at}
+                   stat -c %a {at}; lsattr -d {at} | cut -d\" \" -f1 | tr -dc i; echo; ls -A {at}'"
+            );
+            let beneath = self.machine.run(&script)?;
+            ensure!(beneath == "0\ni\n", "beneath {at}: {beneath:?}");
+        }
+        Ok(())
+    }
+
+    /// A property of a unit.
+    pub fn property(&self, unit: &str, name: &str) -> anyhow::Result<String> {
+        Ok(self.machine.run(&format!("systemctl show --value --property={name} {unit}"))?.trim().to_owned())
+    }
+
+    /// The guard's lineage, which goes on only while no mark was lost.
+    pub fn lineage(&self) -> anyhow::Result<String> {
+        let state: Value = serde_json::from_str(&self.machine.run("cat /run/saddlebag/guard.json")?)?;
+        Ok(state["lineage"].as_str().context("a lineage")?.to_owned())
+    }
+
+    /// What `saddlebag status` says.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.machine.run("saddlebag status --json")?)?)
+    }
+
+    /// Waits until every volume is mounted, for this many tasks.
+    pub fn wait_for_mounted(&self, count: usize) -> anyhow::Result<()> {
+        self.machine.wait(&format!("{count} volumes are mounted"), || {
+            let Ok(status) = self.status() else { return Ok(None) };
+            let bindings = status["bindings"].as_array().cloned().unwrap_or_default();
+            let mounted = bindings.iter().filter(|binding| binding["state"] == "mounted").count();
+            Ok((mounted == count).then_some(()))
+        })
+    }
+}
+
+/// The folder with the packages of two versions, made once for all tests of this process.
+fn packages() -> anyhow::Result<&'static Path> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| make_packages().map_err(|error| format!("{error:#}")));
+    made.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn make_packages() -> anyhow::Result<PathBuf> {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/package");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    if std::env::var_os("SADDLEBAG_PACKAGES").is_none() {
+        for version in ["1.0.0", "1.1.0"] {
+            succeed(Command::new(&tools).arg(version).arg(&folder).env("PACKAGE_PROFILE", "dev"))?;
+        }
+    }
+    Ok(std::env::var_os("SADDLEBAG_PACKAGES").map_or(folder, PathBuf::from).canonicalize()?)
+}
+
+/// Runs a command and gives what it wrote; fails where it fails.
+pub fn succeed(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{:?}: {}\n{said}{}",
+        command.get_program(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
