@@ -149,3 +149,8 @@ fn wait_nothing_left(world: &World, volume: &Path) -> anyhow::Result<()> {
         Ok((host_mounts_of(volume)?.is_empty() && links == 0 && pages(world)?.is_empty()).then_some(()))
     })
 }
+
+/// Whether that many lines are in the file, each of them whole.
+fn has_lines(path: &Path, count: usize) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.matches('\n').count() == count)
+}

@@ -15,6 +15,10 @@ fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready()
     world.run_job(&job("kept", "v0", "exec sleep 1000"), &[])?;
     let alloc = world.wait_running("kept")?;
     world.wait_until("a complete page", PATIENCE, || Ok(is_recorded(&world, &alloc)?.then_some(())))?;
+    // Nomad calls a task running before its shell has come to its first line.
+    world.wait_until("what the tasks write at their start", PATIENCE, || {
+        Ok(["linked", "mounted"].iter().all(|task| has_lines(&volume.join(task), 1)).then_some(()))
+    })?;
     let before = pages(&world)?;
 
     unmount_as_a_reboot_does(&world, &alloc)?;
@@ -36,7 +40,7 @@ fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready()
     world.nomad(&["alloc", "restart", &alloc, "mounted"])?;
     for task in ["linked", "mounted"] {
         world.wait_until(&format!("another start of {task}"), PATIENCE, || {
-            Ok((std::fs::read_to_string(volume.join(task))?.lines().count() == 2).then_some(()))
+            Ok(has_lines(&volume.join(task), 2).then_some(()))
         })?;
     }
     world.stop_purge("kept")?;

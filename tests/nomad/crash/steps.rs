@@ -89,7 +89,7 @@ fn come_in(world: &World, configuration: &str, name: &str, volume: &Path, step: 
     world.wait_until("a complete page of the ledger", PATIENCE, || Ok(is_recorded(world, &alloc)?.then_some(())))?;
     let both = ["mounted", "linked"];
     world.wait_until("what the tasks write at their start", PATIENCE, || {
-        Ok(both.iter().all(|task| volume.join(task).exists()).then_some(()))
+        Ok(both.iter().all(|task| has_lines(&volume.join(task), 1)).then_some(()))
     })?;
 
     let mut points: Vec<PathBuf> = host_mounts_of(volume)?.into_iter().map(|(_, point)| point).collect();
