@@ -352,6 +352,7 @@ fn binding(volume: &str, namespace: &str, job: &str, state: &str, reason: Option
         destination: format!("local/{volume}"),
         source: "main".into(),
         read_only: volume == "conf",
+        by_hand: false,
         state: state.into(),
         age_seconds: 3_725,
         reason: reason.map(Into::into),

@@ -13,11 +13,12 @@ use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::serve::{self, LARGEST_BODY};
+use super::types::{AttachRequest, DetachRequest};
 use super::{follow, metrics};
-use crate::job::{Kind, Refusal};
+use crate::job::{Kind, Refusal, Wish};
 use crate::metrics::scrape::Scraper;
 use crate::nomad::model::AllocId;
-use crate::reconcile::Handle;
+use crate::reconcile::{Handle, Selection};
 use crate::sys::peer;
 
 /// Connections at a time: as many hooks can wait.
@@ -58,6 +59,8 @@ fn route(stream: &UnixStream, handle: &Handle, scraper: &Scraper, group: Option<
     }
     Router::new()
         .route("/v1/mount", post(mount))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
         .route("/v1/status", get(status))
         .route("/v1/allocation/{prefix}", get(explain))
         .fallback(serve::no_such_path)
@@ -95,6 +98,42 @@ async fn mount(State(caller): State<Caller>, body: axum::body::Bytes) -> Respons
         Err(error) => return serve::refuse(Refusal { kind: Kind::Usage, message: error.to_string(), hint: None }),
     };
     match caller.handle.mount(alloc, request.task).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+/// Only root changes what tasks see.
+fn read_order<T: serde::de::DeserializeOwned>(caller: &Caller, body: &[u8]) -> Result<T, Refusal> {
+    if !caller.may_act {
+        return Err(Refusal::not_permitted("only root may attach and detach volumes"));
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal {
+        kind: Kind::Usage,
+        message: format!("the body is not a request: {error}"),
+        hint: Some("send {\"alloc\": \"<id>\", \"volume\": \"<name>\"}".into()),
+    })
+}
+
+async fn attach(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    let AttachRequest { alloc, volume, label, destination, tasks, read_only, on_failure } =
+        match read_order(&caller, &body) {
+            Ok(request) => request,
+            Err(refusal) => return serve::refuse(refusal),
+        };
+    let wish = Wish { volume, label, destination, tasks, read_only, on_failure };
+    match caller.handle.attach(alloc, wish).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn detach(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    let DetachRequest { alloc, volume, tasks, force } = match read_order(&caller, &body) {
+        Ok(request) => request,
+        Err(refusal) => return serve::refuse(refusal),
+    };
+    match caller.handle.detach(alloc, Selection { volume, tasks, force }).await {
         Ok(reply) => Json(reply).into_response(),
         Err(refusal) => serve::refuse(refusal),
     }

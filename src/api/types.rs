@@ -3,6 +3,8 @@
 //! | request | socket | body | answer |
 //! | --- | --- | --- | --- |
 //! | `POST /v1/mount` | both | [`MountRequest`] | [`MountReply`] |
+//! | `POST /v1/attach` | the host's | [`AttachRequest`] | [`MountReply`] |
+//! | `POST /v1/detach` | the host's | [`DetachRequest`] | [`DetachReply`] |
 //! | `GET /v1/status` | both (an allocation's own shows that allocation only) | | [`Status`] |
 //! | `GET /v1/status?index=N&wait=30s` | the host's | | [`Status`], once its index is another than N, or after that time (`30s` where none is given, at most 5 minutes) |
 //! | `GET /v1/allocation/{id or prefix}` | both (an allocation's own answers for itself only) | | [`Explanation`] |
@@ -13,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Refusal;
+use crate::job::{OnFailure, Refusal};
 
 /// Ends when every volume of the allocation is mounted and proved, or with the reason why not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,68 @@ pub struct MountRequest {
     /// group's only prestart task is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
+}
+
+/// Attaches a volume to running tasks. Ends when it is mounted on the host and in each of their containers, and proved;
+/// or with the reason why not, and nothing attached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The allocation's id, or at least four characters of its beginning.
+    pub alloc: String,
+    /// A volume's name or URL, by the rules that a job's words have.
+    pub volume: String,
+    /// Its label, where the volume's name is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The path below the tasks' directories; `local/<label>` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The tasks; where none is given the only one that runs.
+    #[serde(default)]
+    pub tasks: Vec<String>,
+    /// Whether read-only.
+    #[serde(default)]
+    pub read_only: bool,
+    /// `reattach`, `restart` or `fail`.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// Takes an attached volume away from running tasks. Ends when no container and no place of the host has it any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// The allocation's id, or at least four characters of its beginning.
+    pub alloc: String,
+    /// Its label, or the path below the tasks' directories.
+    pub volume: String,
+    /// The tasks; where none is given all that have it.
+    #[serde(default)]
+    pub tasks: Vec<String>,
+    /// Also while processes have it open; these keep what they have open, and nothing else.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What was taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachReply {
+    /// The allocation's id.
+    pub alloc: String,
+    /// One for each task.
+    pub detached: Vec<Detached>,
+}
+
+/// One volume that is no longer in one task's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// The volume's name.
+    pub volume: String,
+    /// The task.
+    pub task: String,
+    /// The path below the task's directory.
+    pub destination: String,
 }
 
 /// Everything that was asked for is there.
@@ -204,6 +268,9 @@ pub struct BindingStatus {
     pub source: String,
     /// Whether it is read-only there.
     pub read_only: bool,
+    /// Whether an operator attached it while the task ran; the job says nothing of it.
+    #[serde(default)]
+    pub by_hand: bool,
     /// `waiting`, `mounting`, `mounted`, `mending`, `failed`, `leaving`, or its source's `hung`, `unreachable`, `degraded`.
     pub state: String,
     /// Seconds in this state.

@@ -18,17 +18,26 @@ const WHOLE_ID: usize = 36;
 /// A [`Failure`]: 64 where it cannot be an allocation's id; 69, by the agent's own answer, where the agent knows none
 /// that begins so: it may have been collected, or be on another node, so the caller has made no mistake.
 pub fn run(args: ExplainArgs) -> Ended {
-    // It becomes part of a path; an id has no other characters (Nomad's are lower-case UUIDs).
-    let id = args.alloc.to_ascii_lowercase();
-    let is_of_an_id = id.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f' | b'-'));
-    if !is_of_an_id || !(SHORTEST_PREFIX..=WHOLE_ID).contains(&id.len()) {
-        return Err(Failure::new(USAGE, format!("{:?} is not an allocation's id", args.alloc)).hint(
-            "give the id that `nomad job status JOB` or `saddlebag status` shows, or at least its first 4 characters",
-        ));
-    }
+    let id = alloc_prefix(&args.alloc)?;
     let explanation: Explanation =
         client::ask_once(&args.socket.path(), Question::get(format!("/v1/allocation/{id}")))?;
     if args.json { status::print_json(&explanation) } else { exit::print(&text(&explanation)) }
+}
+
+/// The id of an allocation, or the beginning of one, as it was typed.
+///
+/// # Errors
+/// A [`Failure`] where it cannot be one.
+pub(super) fn alloc_prefix(typed: &str) -> Result<String, Failure> {
+    // It becomes part of a path; an id has no other characters (Nomad's are lower-case UUIDs).
+    let id = typed.to_ascii_lowercase();
+    let is_of_an_id = id.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f' | b'-'));
+    if is_of_an_id && (SHORTEST_PREFIX..=WHOLE_ID).contains(&id.len()) {
+        return Ok(id);
+    }
+    Err(Failure::new(USAGE, format!("{typed:?} is not an allocation's id")).hint(
+        "give the id that `nomad job status JOB` or `saddlebag status` shows, or at least its first 4 characters",
+    ))
 }
 
 fn text(explanation: &Explanation) -> String {

@@ -5,6 +5,7 @@
 //! * [`client`] asks the agent: one request, one bounded answer, one deadline.
 //! * [`mount`] is what a prestart task runs; [`task_log`] puts its lines where `nomad alloc logs` finds them.
 //! * [`status`] and [`explain`] show what the agent knows, [`watch`] each change of it; [`text`] and [`table`] are how they look.
+//! * [`volume`] attaches volumes to tasks that run, and takes them away.
 //! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
 //!   to systemd's.
 //! * [`config`] and [`version`] answer on their own; [`pages`] writes what a package has of the command line.
@@ -32,9 +33,10 @@ pub mod table;
 pub mod task_log;
 pub mod text;
 pub mod version;
+pub mod volume;
 pub mod watch;
 
-use args::{Cli, ConfigVerb, Verb};
+use args::{Cli, ConfigVerb, Verb, VolumeVerb};
 use exit::{Failure, USAGE};
 
 /// Does what the arguments say and gives the exit code; the first argument is the program's own name.
@@ -52,6 +54,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Mount(args) => return mount::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Explain(args) => explain::run(args),
+        Verb::Volume(args) => match args.verb {
+            VolumeVerb::Attach(args) => volume::attach(args),
+            VolumeVerb::Detach(args) => volume::detach(args),
+        },
         Verb::Agent(args) => daemons::run_agent(args),
         Verb::Guard(args) => daemons::run_guard(args),
         Verb::Probe(args) => daemons::run_probe(&args),

@@ -194,7 +194,8 @@ impl Call {
 }
 
 /// One line for each volume in each task.
-fn lines(reply: &MountReply) -> String {
+/// A line for each volume in each task.
+pub(super) fn lines(reply: &MountReply) -> String {
     if reply.bindings.is_empty() {
         return format!("allocation {} asks for no volume: nothing to mount", one_line(&reply.alloc));
     }

@@ -121,7 +121,7 @@ fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {
     }
     let cells = |binding: &BindingStatus| {
         [
-            binding.volume.clone(),
+            if binding.by_hand { format!("{} (by hand)", binding.volume) } else { binding.volume.clone() },
             short(&binding.alloc).to_owned(),
             binding.job.clone(),
             binding.task.clone(),

@@ -19,6 +19,6 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use read::{likely_hook_task, read};
+pub use read::{clash, likely_hook_task, read, read_wish};
 pub use refusal::{Kind, Refusal};
-pub use request::{Destination, OnFailure, Placement, Request, SourceName};
+pub use request::{Destination, OnFailure, Placement, Request, SourceName, Wish};

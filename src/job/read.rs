@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::form::{self, Ask, shorten};
-use super::interpolate::{ExpandError, Names};
-use super::{Destination, Kind, Placement, Refusal, Request, SourceName, destination, words};
+use super::interpolate::{self, ExpandError, Names};
+use super::{Destination, Kind, Placement, Refusal, Request, SourceName, Wish, destination, words};
 use crate::config::{NAME_RULE, is_name};
 use crate::hcl::{Text, nearest};
-use crate::nomad::model::{Allocation, Hook, Node, Task};
+use crate::nomad::model::{Allocation, Hook, Node, Task, TaskState};
 
 /// The longest URL that is handed on, in bytes.
 const LONGEST_URL: usize = 1024;
@@ -59,6 +59,65 @@ pub fn read(allocation: &Allocation, hook_task: &str, node: &Node) -> Result<Vec
         )));
     }
     check_places(&requests)?;
+    Ok(requests)
+}
+
+/// What an operator wishes for tasks of an allocation that run, by the rules that its job's words have.
+///
+/// # Errors
+/// A [`Refusal`], as of [`read`]; also where no task is named and not exactly one runs, and for a task that does not.
+pub fn read_wish(allocation: &Allocation, wish: &Wish, node: &Node) -> Result<Vec<Request>, Refusal> {
+    let is_running = |task: &&Task| task.state == TaskState::Running;
+    let running: Vec<&Task> = allocation.tasks.iter().filter(is_running).collect();
+    let names = || running.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut targets: Vec<&Task> = Vec::new();
+    for name in &wish.tasks {
+        let Some(task) = allocation.task(name) else {
+            let message = format!("group {:?} has no task {:?}", allocation.group, shorten(name));
+            return Err(near_task(Refusal { kind: Kind::Usage, message, hint: None }, allocation, name));
+        };
+        if !is_running(&task) {
+            let message = format!("task {name:?} of allocation {} does not run", allocation.id.short());
+            return Err(Refusal { kind: Kind::Unavailable, message, hint: None }
+                .hint("a volume is attached to tasks that run; write it into the job for those that start"));
+        }
+        if !targets.iter().any(|target| target.name == task.name) {
+            targets.push(task);
+        }
+    }
+    if targets.is_empty() {
+        targets = match running.as_slice() {
+            [] => {
+                let message = format!("no task of allocation {} runs", allocation.id.short());
+                return Err(Refusal { kind: Kind::Unavailable, message, hint: None });
+            }
+            [only] => vec![only],
+            _ => {
+                let message = format!("several tasks of allocation {} run: {}", allocation.id.short(), names());
+                return Err(
+                    Refusal { kind: Kind::Usage, message, hint: None }.hint("name those that are meant with --task")
+                );
+            }
+        };
+    }
+    let text = |what: &str, text: &str| {
+        interpolate::scan(text).map_err(|error| Refusal::configuration(format!("the {what} {error}")))
+    };
+    let label = wish.label.clone().or_else(|| is_name(&wish.volume).then(|| wish.volume.clone()));
+    if let Some(label) = label.as_deref().filter(|label| !is_name(label)) {
+        let message = format!("{:?} is no name for a volume", shorten(label));
+        return Err(Refusal { kind: Kind::Usage, message, hint: None }.hint(format!("a name is {NAME_RULE}")));
+    }
+    let ask = Ask {
+        label,
+        source: text("volume", &wish.volume)?,
+        destination: wish.destination.as_deref().map(|destination| text("destination", destination)).transpose()?,
+        read_only: wish.read_only,
+        tasks: None,
+        on_failure: wish.on_failure,
+    };
+    let mut requests = Vec::new();
+    apply(allocation, node, &ask, &targets, &mut BTreeMap::new(), &mut requests)?;
     Ok(requests)
 }
 
@@ -236,7 +295,11 @@ fn check_places(requests: &[Request]) -> Result<(), Refusal> {
     let mut of_tasks: BTreeMap<&str, Vec<&Request>> = BTreeMap::new();
     for request in requests {
         let earlier = of_tasks.entry(&request.task).or_default();
-        if let Some(sentence) = earlier.iter().find_map(|earlier| clash(earlier, request)) {
+        let clash = |earlier: &&Request| {
+            let (one, other) = ((&*earlier.label, &earlier.destination), (&*request.label, &request.destination));
+            clash(&request.task, one, other)
+        };
+        if let Some(sentence) = earlier.iter().find_map(clash) {
             return Err(Refusal::configuration(sentence).hint("give each a label and a destination of its own"));
         }
         earlier.push(request);
@@ -244,21 +307,22 @@ fn check_places(requests: &[Request]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn clash(one: &Request, other: &Request) -> Option<String> {
-    let task = &one.task;
-    let (a, b) = (one.destination.as_path(), other.destination.as_path());
-    let inside = |inner: &Request, outer: &Request| {
-        let (below, above) = (inner.destination.as_path().display(), outer.destination.as_path().display());
-        format!("volume {:?} at {below} of task {task:?} is inside volume {:?} at {above}", inner.label, outer.label)
+/// Why two volumes, each of a label and a destination, cannot both be in a task's directory, in a sentence. None: they
+/// can.
+pub fn clash(task: &str, one: (&str, &Destination), other: (&str, &Destination)) -> Option<String> {
+    let (a, b) = (one.1.as_path(), other.1.as_path());
+    let inside = |inner: (&str, &Destination), outer: (&str, &Destination)| {
+        let (below, above) = (inner.1.as_path().display(), outer.1.as_path().display());
+        format!("volume {:?} at {below} of task {task:?} is inside volume {:?} at {above}", inner.0, outer.0)
     };
     if a == b {
-        Some(format!("volumes {:?} and {:?} are both at {} of task {task:?}", one.label, other.label, a.display()))
+        Some(format!("volumes {:?} and {:?} are both at {} of task {task:?}", one.0, other.0, a.display()))
     } else if b.starts_with(a) {
         Some(inside(other, one))
     } else if a.starts_with(b) {
         Some(inside(one, other))
-    } else if one.label == other.label {
-        Some(format!("task {task:?} gets two volumes with the label {:?}", one.label))
+    } else if one.0 == other.0 {
+        Some(format!("task {task:?} gets two volumes with the label {:?}", one.0))
     } else {
         None
     }

@@ -50,6 +50,23 @@ pub enum SourceName {
     Url(String),
 }
 
+/// What an operator asks for on the command line, beside the job's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// A registered volume's name or a URL; Nomad's runtime names may stand in it.
+    pub volume: String,
+    /// Its label; where it has none, as in the scalar form of a job's words.
+    pub label: Option<String>,
+    /// Where, below the task's directory; `local/<label>` if nothing is said.
+    pub destination: Option<String>,
+    /// The tasks. If none is named, the only one that runs is meant.
+    pub tasks: Vec<String>,
+    /// Whether read-only.
+    pub read_only: bool,
+    /// What to do when the mount is lost.
+    pub on_failure: OnFailure,
+}
+
 /// One volume for one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

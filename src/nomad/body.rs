@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 
 use reqwest::Response;
-use serde::de::DeserializeOwned;
+use serde::de::DeserializeSeed;
 use tokio::sync::mpsc;
 
 /// Up to this many bytes are read and parsed in place; more goes to a thread, so that nothing else waits.
@@ -25,9 +25,11 @@ pub(super) enum BodyError {
 ///
 /// A long body is parsed as it comes: a node's listing can have many megabytes, nearly all of which is skipped, and
 /// what an allocator has once held at a stretch it seldom gives back.
-pub(super) async fn read_json<T>(mut response: Response, limit: u64) -> Result<T, BodyError>
+/// The seed decides what is kept of it.
+pub(super) async fn read_json<T, S>(seed: S, mut response: Response, limit: u64) -> Result<T, BodyError>
 where
-    T: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    S: for<'de> DeserializeSeed<'de, Value = T> + Send + 'static,
 {
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(BodyError::TooLong);
@@ -36,7 +38,9 @@ where
     while start.len() <= SMALL {
         match response.chunk().await.map_err(BodyError::Network)? {
             Some(piece) => start.extend_from_slice(&piece),
-            None => return serde_json::from_slice(&start).map_err(BodyError::Malformed),
+            None => {
+                return parse(seed, serde_json::Deserializer::from_slice(&start)).map_err(BodyError::Malformed);
+            }
         }
         if start.len() as u64 > limit {
             return Err(BodyError::TooLong);
@@ -47,7 +51,7 @@ where
     let (sender, receiver) = mpsc::channel::<Vec<u8>>(PIECES);
     let parser = tokio::task::spawn_blocking(move || {
         let pieces = Pieces { current: start, position: 0, receiver };
-        serde_json::from_reader(BufReader::with_capacity(16 * 1024, pieces))
+        parse(seed, serde_json::Deserializer::from_reader(BufReader::with_capacity(16 * 1024, pieces)))
     });
     let fed = async {
         while let Some(piece) = response.chunk().await.map_err(BodyError::Network)? {
@@ -68,6 +72,17 @@ where
     let parsed = parser.await.map_err(|_| BodyError::CutShort)?;
     fed?;
     parsed.map_err(BodyError::Malformed)
+}
+
+/// Reads all of it.
+fn parse<'de, S, R>(seed: S, mut from: serde_json::Deserializer<R>) -> serde_json::Result<S::Value>
+where
+    S: DeserializeSeed<'de>,
+    R: serde_json::de::Read<'de>,
+{
+    let value = seed.deserialize(&mut from)?;
+    from.end()?;
+    Ok(value)
 }
 
 /// Pieces of a body as a reader, for a thread that may block.
@@ -109,7 +124,7 @@ pub(super) async fn read_message(mut response: Response) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nomad::wire::Listing;
+    use crate::nomad::wire::ListingSeed;
 
     /// Serves one body at a loopback address, and asks for it.
     async fn answer(body: String) -> Response {
@@ -138,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn a_thousand_allocations_leave_what_asks_for_storage() {
         for count in [1, 10, 1000] {
-            let read: Listing = read_json(answer(listing(count)).await, 1 << 30).await.unwrap();
+            let read = read_json(ListingSeed::default(), answer(listing(count)).await, 1 << 30).await.unwrap();
             assert_eq!((read.ids.len(), read.others, read.allocations.len()), (count, count - 1, 1));
             assert_eq!(read.allocations[0].group_meta["storage_volume"], "v");
         }
@@ -147,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_over_the_limit_is_not_read() {
         for count in [2, 1000] {
-            let read = read_json::<Listing>(answer(listing(count)).await, 10_000).await;
+            let read = read_json(ListingSeed::default(), answer(listing(count)).await, 10_000).await;
             assert!(matches!(read, Err(BodyError::TooLong)), "{read:?}");
         }
     }
@@ -157,11 +172,11 @@ mod tests {
         for count in [2, 1000] {
             let mut body = listing(count);
             body.pop();
-            let read = read_json::<Listing>(answer(body).await, 1 << 30).await;
+            let read = read_json(ListingSeed::default(), answer(body).await, 1 << 30).await;
             assert!(matches!(read, Err(BodyError::Malformed(_))), "{read:?}");
         }
         let nested = "[".repeat(1_000_000);
-        let read = read_json::<Listing>(answer(nested).await, 1 << 30).await;
+        let read = read_json(ListingSeed::default(), answer(nested).await, 1 << 30).await;
         assert!(matches!(read, Err(BodyError::Malformed(_))), "{read:?}");
     }
 }

@@ -1,17 +1,19 @@
 //! Questions to Nomad's HTTP API.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::body::{self, BodyError};
 use super::error::{ClientError, Context, Right};
 use super::model::{AllocId, Allocation, Node};
 use super::settings::{self, Connection, Settings, SettingsError};
 use super::token::Token;
-use super::wire::{AgentSelf, Listing, WireAllocation, WireNode, WireSelf};
+use super::wire::{AgentSelf, Listing, ListingSeed, WireAllocation, WireNode, WireSelf};
 
 /// How long an answer may take that Nomad does not hold back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +35,7 @@ struct Inner {
     connection: Connection,
     context: Context,
     token: Token,
+    kept: Mutex<Arc<HashSet<AllocId>>>,
 }
 
 impl Client {
@@ -50,7 +53,23 @@ impl Client {
             cert_file: shown(&settings.cert_file),
         };
         let token = Token::new(settings.token.clone());
-        Ok(Self { inner: Arc::new(Inner { connection, context, token }) })
+        Ok(Self { inner: Arc::new(Inner { connection, context, token, kept: Mutex::default() }) })
+    }
+
+    /// Listings name this allocation from now on, also where its job asks for no storage.
+    pub fn keep(&self, alloc: &AllocId) {
+        let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.contains(alloc) {
+            Arc::make_mut(&mut kept).insert(alloc.clone());
+        }
+    }
+
+    /// Ends what [`Client::keep`] began.
+    pub fn keep_no_longer(&self, alloc: &AllocId) {
+        let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.contains(alloc) {
+            Arc::make_mut(&mut kept).remove(alloc);
+        }
     }
 
     /// Nomad's address as configured.
@@ -119,7 +138,8 @@ impl Client {
     async fn list(&self, request: &Request) -> Result<Listing, ClientError> {
         let response = self.ask(request).await?;
         let index = index_of(&response);
-        let listing = self.read(request, response).await?;
+        let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let listing = self.read_as(ListingSeed { kept }, request, response).await?;
         Ok(Listing { index, ..listing })
     }
 
@@ -221,9 +241,17 @@ impl Client {
     where
         T: DeserializeOwned + Send + 'static,
     {
+        self.read_as(PhantomData, request, response).await
+    }
+
+    async fn read_as<T, S>(&self, seed: S, request: &Request, response: Response) -> Result<T, ClientError>
+    where
+        T: Send + 'static,
+        S: for<'de> DeserializeSeed<'de, Value = T> + Send + 'static,
+    {
         let context = &self.inner.context;
         let (address, path) = (context.address.clone(), request.path.clone());
-        body::read_json(response, request.limit).await.map_err(|error| match error {
+        body::read_json(seed, response, request.limit).await.map_err(|error| match error {
             BodyError::Network(error) => context.failed(&path, request.timeout, error),
             BodyError::TooLong => ClientError::TooLong { address, path, limit: request.limit },
             BodyError::Malformed(source) => ClientError::Malformed { address, path, source },

@@ -4,9 +4,10 @@
 //! that does not ask for storage leaves nothing but its id: a node's listing holds each allocation's whole job, about
 //! 8 KiB of it. Lists and maps may be null everywhere, as Go writes empty ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, de};
@@ -18,7 +19,7 @@ use super::model::{AllocId, Allocation, ClientStatus, Desired, Hook, Node, Task,
 pub struct Listing {
     /// Where the next blocking query goes on from (`X-Nomad-Index`).
     pub index: u64,
-    /// The allocations that ask for storage.
+    /// The allocations that ask for storage, or that somebody wants to hear of.
     pub allocations: Vec<Allocation>,
     /// How many others there are.
     pub others: usize,
@@ -391,10 +392,17 @@ impl From<WireSelf> for AgentSelf {
     }
 }
 
-impl<'de> Deserialize<'de> for Listing {
-    /// Reads the list of allocations. The index is not part of the body.
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ListVisitor;
+/// Reads a list of allocations. The index is not part of the body.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ListingSeed {
+    /// Those that are kept although they ask for no storage.
+    pub(super) kept: Arc<HashSet<AllocId>>,
+}
+
+impl<'de> DeserializeSeed<'de> for ListingSeed {
+    type Value = Listing;
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Listing, D::Error> {
+        struct ListVisitor(Arc<HashSet<AllocId>>);
         impl<'de> Visitor<'de> for ListVisitor {
             type Value = Listing;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -405,19 +413,19 @@ impl<'de> Deserialize<'de> for Listing {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listing, A::Error> {
                 let mut listing = Listing::default();
-                while seq.next_element_seed(Into(&mut listing))?.is_some() {}
+                while seq.next_element_seed(Into(&mut listing, &self.0))?.is_some() {}
                 Ok(listing)
             }
         }
 
         /// Reads one allocation into a listing.
-        struct Into<'a>(&'a mut Listing);
+        struct Into<'a>(&'a mut Listing, &'a HashSet<AllocId>);
         impl<'de> DeserializeSeed<'de> for Into<'_> {
             type Value = ();
             fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
                 let wire = WireAllocation::deserialize(from)?;
                 self.0.ids.push(wire.id.clone());
-                if wire.asks_for_storage() {
+                if wire.asks_for_storage() || self.1.contains(&wire.id) {
                     self.0.allocations.push(wire.into());
                 } else {
                     self.0.others += 1;
@@ -425,7 +433,7 @@ impl<'de> Deserialize<'de> for Listing {
                 Ok(())
             }
         }
-        from.deserialize_any(ListVisitor)
+        from.deserialize_any(ListVisitor(self.kept))
     }
 }
 

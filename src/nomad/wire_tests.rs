@@ -45,8 +45,12 @@ fn read(value: &serde_json::Value) -> Allocation {
     serde_json::from_value::<WireAllocation>(value.clone()).unwrap().into()
 }
 
+fn parse(text: &str) -> serde_json::Result<Listing> {
+    ListingSeed::default().deserialize(&mut serde_json::Deserializer::from_str(text))
+}
+
 fn list(values: &[serde_json::Value]) -> Listing {
-    serde_json::from_str(&serde_json::to_string(values).unwrap()).unwrap()
+    parse(&serde_json::to_string(values).unwrap()).unwrap()
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn nulls_stand_for_nothing_everywhere() {
     assert!(read(&value).tasks.is_empty());
     value["Job"] = serde_json::Value::Null;
     assert!(!read(&value).asks_for_storage());
-    assert_eq!(serde_json::from_str::<Listing>("null").unwrap(), Listing::default());
+    assert_eq!(parse("null").unwrap(), Listing::default());
 }
 
 #[test]
@@ -116,15 +120,28 @@ fn what_asks_for_no_storage_leaves_only_its_id() {
 }
 
 #[test]
+fn what_somebody_wants_to_hear_of_is_kept_whole() {
+    let mut plain = allocation();
+    plain["TaskGroup"] = "db".into();
+    plain["Job"]["Meta"] = serde_json::Value::Null;
+    plain["Job"]["TaskGroups"][1]["Meta"] = serde_json::Value::Null;
+    let text = serde_json::to_string(&[&plain]).unwrap();
+    assert_eq!(parse(&text).unwrap().allocations, []);
+    let seed = ListingSeed { kept: Arc::new(HashSet::from([read(&plain).id])) };
+    let listing = seed.deserialize(&mut serde_json::Deserializer::from_str(&text)).unwrap();
+    assert_eq!((listing.others, listing.allocations), (0, vec![read(&plain)]));
+}
+
+#[test]
 fn an_id_that_could_leave_the_allocation_root_spoils_the_whole_listing() {
     for bad in ["../../etc", "", "57361AFC-3321-9ae7-507b-be61c6fba379"] {
         let mut value = allocation();
         value["ID"] = bad.into();
         let body = serde_json::to_string(&[value]).unwrap();
-        assert!(serde_json::from_str::<Listing>(&body).is_err(), "{bad}");
+        assert!(parse(&body).is_err(), "{bad}");
     }
-    assert!(serde_json::from_str::<Listing>("[{}]").is_err());
-    assert!(serde_json::from_str::<Listing>("{}").is_err());
+    assert!(parse("[{}]").is_err());
+    assert!(parse("{}").is_err());
 }
 
 #[test]

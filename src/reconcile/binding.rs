@@ -36,6 +36,26 @@ pub struct Binding {
     pub read_only: bool,
     /// What to do when the mount is lost under a running task.
     pub on_failure: OnFailure,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Origin::is_job")]
+    pub origin: Origin,
+}
+
+/// Who asked for a binding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The job's words.
+    #[default]
+    Job,
+    /// An operator, while the task ran; nothing but the ledger knows of it.
+    Operator,
+}
+
+impl Origin {
+    fn is_job(&self) -> bool {
+        *self == Self::Job
+    }
 }
 
 /// How far the ledger knows a binding to be.

@@ -5,8 +5,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use super::binding::{Binding, BindingKey, Record, Recorded, Stage};
+use super::binding::{Binding, BindingKey, Origin, Record, Recorded, Stage};
 use super::execute::Place;
+use super::orders::Order;
 use super::plan::{self, BindingView, Observed, Wanted};
 use crate::api::types::MountReply;
 use crate::backend::SourceKey;
@@ -63,6 +64,17 @@ pub struct Live {
     pub looking: Option<u64>,
     /// What has become of it under its task, and of what its containers see.
     pub health: Health,
+    /// It is taken away although its task runs: an operator wants that, or it could not be attached whole.
+    pub taken_back: Option<TakenBack>,
+}
+
+/// How a binding is taken away from a task that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// Once nobody has it open.
+    WhenUnused,
+    /// At once.
+    Forced,
 }
 
 /// What went wrong, or was mended, and when.
@@ -146,6 +158,7 @@ impl Live {
             promised: false,
             looking: None,
             health: Health::default(),
+            taken_back: None,
         }
     }
 
@@ -209,6 +222,8 @@ pub struct Entry {
     pub bindings: BTreeMap<BindingKey, Box<Live>>,
     /// The hooks that wait.
     pub hooks: Vec<WaitingHook>,
+    /// What operators want of it and have not been answered yet.
+    pub orders: Vec<Order>,
     /// Its last hook failed, so that none of its bindings is wanted until the next one asks.
     pub withdrawn: bool,
     /// Why its last hook failed.
@@ -238,6 +253,7 @@ impl Entry {
             save_again: None,
             bindings: BTreeMap::new(),
             hooks: Vec::new(),
+            orders: Vec::new(),
             withdrawn: false,
             refusal: None,
             hook_task: None,
@@ -252,6 +268,10 @@ impl Entry {
             let mut live = Live::new(recorded.binding.clone());
             live.intent = Some(0);
             live.promised = matches!(recorded.stage, Stage::Mounted(_));
+            if recorded.binding.origin == Origin::Operator && !live.promised {
+                // Nobody was told that it is there; whoever asked for it asks again.
+                live.taken_back = Some(TakenBack::WhenUnused);
+            }
             entry.bindings.insert(recorded.binding.key.clone(), Box::new(live));
         }
         entry.hook_task = Some(page.hook_task.clone());
@@ -278,7 +298,11 @@ impl Entry {
     /// What is wanted of a binding. A task's own state decides, never the allocation's `ClientStatus`, which can say
     /// `failed` while tasks still run; while Nomad says nothing, what is recorded stays.
     pub fn wanted(&self, key: &BindingKey) -> Wanted {
-        let is_promised = self.bindings.get(key).is_some_and(|live| live.promised);
+        let live = self.bindings.get(key);
+        if live.is_some_and(|live| live.taken_back.is_some()) {
+            return Wanted::Gone;
+        }
+        let is_promised = live.is_some_and(|live| live.promised);
         if self.withdrawn && !is_promised && !self.uses(key) {
             return Wanted::Gone;
         }
@@ -385,6 +409,11 @@ impl Entry {
             recorded.stage = Stage::Mounted(identity);
             self.generation += 1;
         }
+    }
+
+    /// Whether the page on the disk is the one that is to be there.
+    pub fn is_page_written(&self) -> bool {
+        self.page.is_none() || self.durable >= self.generation
     }
 
     /// Takes a binding off the page.

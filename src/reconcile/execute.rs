@@ -8,6 +8,7 @@ mod find;
 pub mod inside;
 mod leave;
 mod living;
+mod take_out;
 mod volume;
 
 use std::ffi::{OsStr, OsString};
@@ -30,6 +31,7 @@ pub use displaced::{Displaced, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
 pub use inside::{Cache, InsideError, Place, mend_inside};
 pub use leave::{Force, is_collected, sweep, unbind};
+pub use take_out::{TakeOutError, take_out};
 pub use volume::Creation;
 use volume::open_volume;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::binding::{Binding, BindingKey};
+use super::binding::{Binding, BindingKey, Origin};
 use super::entry::{BELIEVED_AFTER, Entry, Live, WaitingHook};
 use super::plan::{Observed, Wanted};
 use super::probes::SUSPICIOUS_AFTER;
@@ -13,7 +13,7 @@ use super::reconciler::{Reconciler, Timer};
 use super::source::State;
 use crate::api::types::{MountReply, Mounted};
 use crate::backend;
-use crate::job::{self, Kind, Refusal};
+use crate::job::{self, Kind, Refusal, Request};
 use crate::metrics::hook::Times;
 use crate::nomad::model::{AllocId, Allocation};
 
@@ -122,23 +122,41 @@ impl Reconciler {
         let requests = job::read(allocation, task, node)?;
         let mut bindings = Vec::with_capacity(requests.len());
         for request in requests {
-            let placed = self.registry.resolve(&request.source)?;
-            let mut volume = placed.volume;
-            volume.path = backend::of(&placed.backend).volumes_below().join(&volume.path);
-            bindings.push((
-                Binding {
-                    key: BindingKey { task: request.task, destination: request.destination },
-                    label: request.label,
-                    source: backend::key_of(&placed.backend),
-                    placement: request.placement,
-                    read_only: request.read_only || volume.read_only,
-                    on_failure: request.on_failure,
-                    volume,
-                },
-                placed.backend,
-            ));
+            bindings.push(self.resolve(request, Origin::Job)?);
         }
         Ok((task.to_owned(), bindings))
+    }
+
+    /// The binding that a request becomes. Pure.
+    pub(super) fn resolve(
+        &self,
+        request: Request,
+        origin: Origin,
+    ) -> Result<(Binding, crate::config::Backend), Refusal> {
+        let placed = self.registry.resolve(&request.source)?;
+        let mut volume = placed.volume;
+        volume.path = backend::of(&placed.backend).volumes_below().join(&volume.path);
+        let binding = Binding {
+            key: BindingKey { task: request.task, destination: request.destination },
+            label: request.label,
+            source: backend::key_of(&placed.backend),
+            placement: request.placement,
+            read_only: request.read_only || volume.read_only,
+            on_failure: request.on_failure,
+            origin,
+            volume,
+        };
+        Ok((binding, placed.backend))
+    }
+
+    /// Has a binding's source attached as soon as it goes: somebody may have mended it since its last failure, and who
+    /// asks is worth a try at once.
+    pub(super) fn attach_for(&mut self, binding: &Binding, definition: &crate::config::Backend) {
+        self.ensure_source(&binding.source, definition);
+        if let Some(source) = self.sources.get_mut(&binding.source) {
+            source.retry = source.retry.map(|_| Instant::now());
+        }
+        self.attach(&binding.source);
     }
 
     fn want(
@@ -149,12 +167,7 @@ impl Reconciler {
         bindings: Vec<(Binding, crate::config::Backend)>,
     ) {
         for (binding, definition) in &bindings {
-            self.ensure_source(&binding.source, definition);
-            // Somebody may have mended it since its last failure: the call is worth a try at once.
-            if let Some(source) = self.sources.get_mut(&binding.source) {
-                source.retry = source.retry.map(|_| Instant::now());
-            }
-            self.attach(&binding.source);
+            self.attach_for(binding, definition);
         }
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         entry.withdrawn = false;
@@ -165,7 +178,8 @@ impl Reconciler {
             hook.read = true;
         }
         // What an earlier call asked for and never got is not asked for any more, unless it is again.
-        entry.bindings.retain(|_, live| !is_first || live.intent.is_some() || live.in_flight.is_some());
+        let is_begun = |live: &Live| live.intent.is_some() || live.in_flight.is_some();
+        entry.bindings.retain(|_, live| !is_first || is_begun(live) || live.binding.origin == Origin::Operator);
         for (binding, _) in bindings {
             match entry.bindings.get_mut(&binding.key) {
                 Some(live) => {
@@ -305,7 +319,7 @@ impl Reconciler {
 }
 
 /// What is wrong with a source, said to a job, which knows its volume by name and not where it comes from.
-fn of_volume(live: &Live, refusal: &Refusal) -> Refusal {
+pub(super) fn of_volume(live: &Live, refusal: &Refusal) -> Refusal {
     Refusal { message: format!("volume {}: {}", live.binding.volume.name, refusal.message), ..refusal.clone() }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::binding::BindingKey;
+use super::binding::{BindingKey, Origin};
 use super::entry::{Entry, Event, Live, Plea};
 use super::execute::inside::{Cause, Found};
 use super::execute::{self, Displaced, InsideError};
@@ -179,10 +179,17 @@ impl Reconciler {
             live.doubt();
         }
         let is_current = live.identity == Some(identity) && live.observed == Observed::Proper;
+        // What an operator attaches comes to containers that run already.
+        let is_new = live.binding.origin == Origin::Operator && !live.promised;
         match found {
             Ok(found) => {
                 live.health.places = found.places;
                 for mended in &found.mended {
+                    if is_new && mended.cause == Cause::Missing {
+                        let (pid, place) = (found.pid_in(mended.place.namespace), mended.place.mount_point.display());
+                        tracing::info!(%alloc, task = key.task, volume = live.binding.volume.name, %place, pid, "mounted inside a container");
+                        continue;
+                    }
                     let (place, cause) = (&mended.place.mount_point, inside_cause(mended.cause));
                     tracing::warn!(%alloc, task = key.task, volume = live.binding.volume.name, place = %place.display(), cause, "mended inside a container");
                     metrics.repair(counted(mended.cause), MendedAt::Container);

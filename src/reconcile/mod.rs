@@ -6,7 +6,7 @@
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
-//! * [`reconciler`]: the loop; `hooks`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
+//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
 //!   Prometheus, `follow` who hears of each change.
 
@@ -20,6 +20,7 @@ pub mod ledger;
 mod measure;
 mod mending;
 mod news;
+mod orders;
 mod pages;
 pub mod plan;
 mod probes;
@@ -32,13 +33,15 @@ mod sources;
 mod steps;
 pub mod worker;
 
+pub use orders::{Order, Selection, What};
+
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::types::{Explanation, MountReply, Status};
+use crate::api::types::{DetachReply, Explanation, MountReply, Status};
 use crate::guard::question::{Answer, Question};
-use crate::job::{Kind, Refusal};
+use crate::job::{Kind, Refusal, Wish};
 use crate::metrics::snapshot::Snapshot;
 use crate::nomad::model::AllocId;
 
@@ -52,6 +55,13 @@ pub enum Ask {
         task: Option<String>,
         /// Answered when all is proved, or when it is refused.
         reply: oneshot::Sender<Result<MountReply, Refusal>>,
+    },
+    /// Attach a volume to tasks that run, or take one away.
+    Order {
+        /// The beginning of the allocation's id.
+        prefix: String,
+        /// What is wanted.
+        what: What,
     },
     /// How everything stands, or one allocation.
     Status {
@@ -118,6 +128,22 @@ impl Handle {
     /// The refusal that its job is told.
     pub async fn mount(&self, alloc: AllocId, task: Option<String>) -> Result<MountReply, Refusal> {
         self.ask(|reply| Ask::Mount { alloc, task, reply }).await?
+    }
+
+    /// Attaches a volume to tasks that run.
+    ///
+    /// # Errors
+    /// The refusal that the operator is told; nothing is attached then.
+    pub async fn attach(&self, prefix: String, wish: Wish) -> Result<MountReply, Refusal> {
+        self.ask(|reply| Ask::Order { prefix, what: What::Attach { wish, reply } }).await?
+    }
+
+    /// Takes an attached volume away from tasks that run.
+    ///
+    /// # Errors
+    /// The refusal that the operator is told; all stays attached then.
+    pub async fn detach(&self, prefix: String, selection: Selection) -> Result<DetachReply, Refusal> {
+        self.ask(|reply| Ask::Order { prefix, what: What::Detach { selection, reply } }).await?
     }
 
     /// How everything stands, or one allocation.

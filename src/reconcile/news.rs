@@ -171,6 +171,7 @@ impl Reconciler {
             }
             self.touch(&alloc);
         }
+        self.nomad.allocations = listing.ids;
         self.serve_all_questions();
         if self.recovery.holds_sources() {
             self.find_unexplained();

@@ -12,7 +12,7 @@ use super::binding::{Binding, BindingKey};
 use super::entry::Entry;
 use super::error::{BindError, UnbindError};
 use super::execute::inside::Found as FoundInside;
-use super::execute::{Cache, Displaced, Force, Found, Host, InsideError};
+use super::execute::{Cache, Displaced, Force, Found, Host, InsideError, TakeOutError};
 use super::follow::Followers;
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
@@ -52,6 +52,8 @@ pub enum Done {
     Bound(AllocId, BindingKey, Result<Identity, BindError>),
     /// A binding has been taken away, or not.
     Unbound(AllocId, BindingKey, Force, Result<(), UnbindError>),
+    /// A binding is gone from a task that runs, or not.
+    TakenOut(AllocId, BindingKey, Result<(), TakeOutError>),
     /// The next agent will find this generation of a page.
     Visible(AllocId, u64),
     /// This generation of a page survives a power cut, or could not be written.
@@ -118,6 +120,8 @@ pub(super) struct NomadView {
     pub version: Option<String>,
     /// Why nothing is mounted although Nomad answers.
     pub obstacle: Option<String>,
+    /// The ids of all that its last listing named.
+    pub allocations: Vec<AllocId>,
 }
 
 /// The owner of all state.
@@ -236,6 +240,8 @@ impl Reconciler {
         reconciler.recall_sources()?;
         for page in pages {
             tracing::info!(alloc = %page.alloc, bindings = page.bindings.len(), "recalled from the ledger");
+            // Its job may ask for no storage: an operator attached it.
+            reconciler.client.keep(&page.alloc);
             reconciler.dirty.insert(page.alloc.clone());
             reconciler.entries.insert(page.alloc.clone(), Entry::from_page(page));
         }
@@ -280,6 +286,7 @@ impl Reconciler {
     pub(super) fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Mount { alloc, task, reply } => self.take_hook(alloc, task, reply),
+            Ask::Order { prefix, what } => self.take_order(&prefix, what),
             Ask::Status { alloc, reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status(alloc.as_ref()));
@@ -309,6 +316,7 @@ impl Reconciler {
                 self.keep_probing_for(&alloc, &key);
             }
             Done::Unbound(alloc, key, force, result) => self.note_unbound(&alloc, &key, force, result),
+            Done::TakenOut(alloc, key, result) => self.note_taken_out(&alloc, &key, result),
             Done::Visible(alloc, generation) => self.note_visible(&alloc, generation),
             Done::Saved(alloc, generation, result) => self.note_saved(&alloc, generation, result),
             Done::Forgotten(alloc, result) => self.note_forgotten(&alloc, result),

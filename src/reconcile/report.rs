@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::binding::Origin;
 use super::entry::{Entry, Event, Live};
+use super::orders::SHORTEST_PREFIX;
 use super::plan::{Observed, Wanted};
 use super::reconciler::Reconciler;
 use super::source::{Source, State};
@@ -16,8 +18,6 @@ use crate::sys::process;
 
 /// A step that takes longer than this is called hung.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
-/// The shortest beginning of an allocation's id that is looked for.
-const SHORTEST_PREFIX: usize = 4;
 
 impl Reconciler {
     pub(super) fn status(&self, only: Option<&AllocId>) -> Status {
@@ -97,6 +97,7 @@ impl Reconciler {
             destination: live.binding.key.destination.as_path().display().to_string(),
             source: self.source_name(&live.binding.source),
             read_only: live.binding.read_only,
+            by_hand: live.binding.origin == Origin::Operator,
             state: state.to_owned(),
             age_seconds: live.since.elapsed().as_secs(),
             reason,
@@ -215,6 +216,10 @@ impl Reconciler {
             StepState::Done,
             format!("{} of job {}", allocation.name, allocation.job_id),
         ));
+        if !allocation.asks_for_storage() {
+            self.binding_steps(entry, &mut steps);
+            return steps;
+        }
         let asks = entry.hooks.iter().find_map(|hook| hook.task.as_deref()).or(entry.hook_task.as_deref());
         match self.nomad.node.as_ref().map(|node| self.read_job(allocation, asks, node)) {
             Some(Err(refusal)) => {
@@ -272,7 +277,9 @@ impl Reconciler {
                         shown(&binding.volume.path),
                         self.source_name(&binding.source),
                         safety(binding.placement),
-                        if self.recovery.is_adopted(&entry.id, &binding.key) {
+                        if binding.origin == Origin::Operator {
+                            "; an operator has attached it"
+                        } else if self.recovery.is_adopted(&entry.id, &binding.key) {
                             "; it was found in place, on no page of the ledger"
                         } else {
                             ""

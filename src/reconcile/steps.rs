@@ -33,6 +33,7 @@ impl Reconciler {
     pub(super) fn reconcile(&mut self, alloc: &AllocId) {
         let now = Instant::now();
         self.serve_hooks(alloc);
+        self.serve_orders(alloc);
         self.keep_socket(alloc);
         if self.entries.get(alloc).is_some_and(|entry| entry.save_again.is_some_and(|at| at <= now)) {
             self.save(alloc);
@@ -49,8 +50,10 @@ impl Reconciler {
         }
         self.serve_pleas(alloc);
         self.serve_hooks(alloc);
+        self.serve_orders(alloc);
         self.serve_questions(alloc);
         self.drop_if_over(alloc);
+        self.forget_if_unordered(alloc);
     }
 
     fn take_step(&mut self, alloc: &AllocId, step: Step, now: Instant) {
@@ -300,12 +303,14 @@ impl Reconciler {
     /// An allocation that Nomad no longer names is swept and dropped once nothing of it is left.
     fn drop_if_over(&mut self, alloc: &AllocId) {
         let Some(entry) = self.entries.get(alloc) else { return };
-        let is_idle = entry.page.is_none() && entry.hooks.is_empty() && !entry.saving;
+        let is_unasked = entry.hooks.is_empty() && entry.orders.is_empty();
+        let is_idle = entry.page.is_none() && is_unasked && !entry.saving;
         if entry.missing
             && is_idle
             && entry.bindings.values().all(|live| live.in_flight.is_none())
             && let Some(entry) = self.entries.remove(alloc)
         {
+            self.client.keep_no_longer(alloc);
             if let Some(socket) = entry.socket {
                 socket.abort();
             }

@@ -122,6 +122,21 @@ pub fn detach(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), MountError> {
     unmount_with(parent, name, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
 }
 
+/// Whether the mount on `name` in `parent` is in use, in this mount namespace. One that was asked about before, and has
+/// not been used since, is unmounted (`MNT_EXPIRE`, umount(2)).
+pub fn expire(parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, MountError> {
+    match unmount_with(parent, name, UnmountFlags::NOFOLLOW | UnmountFlags::EXPIRE) {
+        Ok(()) => Ok(false),
+        Err(MountError::Busy) => Ok(true),
+        Err(MountError::Call { source, .. })
+            if source.raw_os_error() == Some(rustix::io::Errno::AGAIN.raw_os_error()) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn unmount_with(parent: BorrowedFd<'_>, name: &OsStr, flags: UnmountFlags) -> Result<(), MountError> {
     // umount2 takes no directory descriptor; the magic link holds the parent fast, and one component after
     // it cannot leave it.

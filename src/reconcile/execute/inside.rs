@@ -7,6 +7,7 @@ mod release;
 mod sight;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -109,6 +110,13 @@ pub struct Found {
     pub failures: Vec<Failure>,
 }
 
+impl Found {
+    /// A process in that mount namespace.
+    pub fn pid_in(&self, namespace: u64) -> Option<i32> {
+        self.namespaces.iter().find(|found| found.id() == namespace).map(Namespace::pid)
+    }
+}
+
 /// Why clones were not mended or taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum InsideError {
@@ -156,8 +164,14 @@ pub struct Holder {
     pub command: String,
 }
 
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.command, self.pid)
+    }
+}
+
 fn holder(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "a process".into(), |holder| format!("{} (pid {})", holder.command, holder.pid))
+    holder.map_or_else(|| "a process".into(), Holder::to_string)
 }
 
 /// A binding as it is on the host: what every clone is compared with and made from.

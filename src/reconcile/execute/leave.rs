@@ -85,6 +85,27 @@ fn find_left(
     }
 }
 
+/// Whether a process of this host has a binding's mount open. Changes nothing.
+pub(super) fn is_used(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<bool, UnbindError> {
+    let site = match Site::of(host, alloc, binding) {
+        Ok(site) => site,
+        Err(error) if error.is_missing() => return Ok(false),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    let parent = match site.open_parent() {
+        Ok(parent) => parent,
+        Err(error) if error.is_missing() => return Ok(false),
+        Err(error) => return Err(UnbindError::Destination(error)),
+    };
+    // Whoever lets go of a mount takes the mark of an earlier question off it.
+    drop(site.open_top());
+    match mount::expire(parent.as_fd(), site.parent_and_name().1) {
+        Ok(is_used) => Ok(is_used),
+        Err(MountError::NotAMountPoint | MountError::Missing) => Ok(false),
+        Err(error) => Err(UnbindError::Mount(error)),
+    }
+}
+
 /// What was at a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
