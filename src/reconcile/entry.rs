@@ -1,12 +1,13 @@
 //! What the reconciler knows of one allocation.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
 use super::binding::{Binding, BindingKey, Origin, Record, Recorded, Stage};
-use super::execute::Place;
+use super::execute::{Leaving, Place};
 use super::orders::Order;
 use super::plan::{self, BindingView, Observed, Wanted};
 use crate::api::types::MountReply;
@@ -439,6 +440,20 @@ impl Entry {
             Stage::Mounted(identity) => Some(identity),
             Stage::Intended => None,
         })
+    }
+
+    /// Notes that a worker is taking a binding away, and says what it needs for that.
+    pub fn begin_leaving(&mut self, key: &BindingKey) -> Option<Leaving> {
+        let identity = self.identity(key);
+        let others = self.bindings.values().filter(|other| other.binding.key != *key);
+        let others = others
+            .filter(|other| other.binding.placement == Placement::Mount && self.identity(&other.binding.key).is_some())
+            .map(|other| Path::new(&other.binding.key.task).join(other.binding.key.destination.as_path()))
+            .collect();
+        let live = self.bindings.get_mut(key)?;
+        live.in_flight = Some(Instant::now());
+        live.looking = None;
+        Some(Leaving { alloc: self.id.clone(), binding: live.binding.clone(), identity, others })
     }
 
     /// Whether everything that is wanted is proved, and on a page that survives a power cut.

@@ -30,7 +30,7 @@ use crate::sys::{inode, resolve};
 pub use displaced::{Displaced, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
 pub use inside::{Cache, InsideError, Place, mend_inside};
-pub use leave::{Force, is_collected, sweep, unbind};
+pub use leave::{Force, Leaving, is_collected, sweep, unbind};
 pub use take_out::{TakeOutError, take_out};
 pub use volume::Creation;
 use volume::open_volume;

@@ -183,7 +183,7 @@ impl Reconciler {
         let is_new = live.binding.origin == Origin::Operator && !live.promised;
         match found {
             Ok(found) => {
-                live.health.places = found.places;
+                live.health.places.clone_from(&found.places);
                 for mended in &found.mended {
                     if is_new && mended.cause == Cause::Missing {
                         let (pid, place) = (found.pid_in(mended.place.namespace), mended.place.mount_point.display());

@@ -21,7 +21,7 @@ use crate::api::types::{DetachReply, Detached, MountReply, Mounted};
 use crate::config::Backend;
 use crate::hcl::nearest;
 use crate::job::{self, Kind, Placement, Refusal, Wish};
-use crate::nomad::model::AllocId;
+use crate::nomad::model::{AllocId, Task, TaskState};
 
 /// So many orders of one allocation may wait at a time.
 const MOST_ORDERS: usize = 16;
@@ -206,7 +206,11 @@ impl Reconciler {
         let Some(entry) = self.entries.get(alloc) else { return Ok(None) };
         let (Some(allocation), Some(node)) = (&entry.allocation, &self.nomad.node) else { return Ok(None) };
         let is_leaving = entry.bindings.values().any(|live| live.taken_back.is_some());
-        if !entry.hooks.is_empty() || is_leaving {
+        let is_about_to_start = |name: &String| {
+            let is_pending = |task: &Task| task.state == TaskState::Pending;
+            allocation.task(name).is_some_and(is_pending) && !allocation.status.is_terminal()
+        };
+        if !entry.hooks.is_empty() || is_leaving || wish.tasks.iter().any(is_about_to_start) {
             return Ok(None);
         }
         if entry.withdrawn {
@@ -381,7 +385,7 @@ impl Reconciler {
                 }
                 _ => again(
                     format!("allocation {} did not come to rest within {waited}", alloc.short()),
-                    "see `saddlebag explain`: its prestart task still waits, or another volume is being detached",
+                    "see `nomad alloc status`: a task has not started; or `saddlebag explain`: its prestart task waits, or another volume is being detached",
                 ),
             };
         };
@@ -478,15 +482,11 @@ impl Reconciler {
     fn start_taking_out(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let identity = entry.identity(key);
-        let Some(live) = entry.bindings.get_mut(key) else { return };
-        live.in_flight = Some(Instant::now());
-        live.looking = None;
-        let force = live.taken_back == Some(TakenBack::Forced);
-        let (binding, alloc, key) = (live.binding.clone(), alloc.clone(), key.clone());
-        self.submit(Desk::Source(binding.source.clone()), move || {
-            let taken = execute::take_out(&host, &alloc, &binding, identity.as_ref(), force);
-            Done::TakenOut(alloc, key, taken)
+        let force = entry.bindings.get(key).is_some_and(|live| live.taken_back == Some(TakenBack::Forced));
+        let Some(leaving) = entry.begin_leaving(key) else { return };
+        self.submit(Desk::Source(leaving.binding.source.clone()), move || {
+            let taken = execute::take_out(&host, &leaving, force);
+            Done::TakenOut(leaving.alloc, leaving.binding.key, taken)
         });
     }
 

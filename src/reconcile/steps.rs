@@ -147,14 +147,10 @@ impl Reconciler {
     pub(super) fn start_unbinding(&mut self, alloc: &AllocId, key: &BindingKey, force: Force) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let identity = entry.identity(key);
-        let Some(live) = entry.bindings.get_mut(key) else { return };
-        live.in_flight = Some(Instant::now());
-        live.looking = None;
-        let (binding, alloc, key) = (live.binding.clone(), alloc.clone(), key.clone());
+        let Some(leaving) = entry.begin_leaving(key) else { return };
         self.submit(Desk::Host, move || {
-            let unbound = execute::unbind(&host, &alloc, &binding, identity.as_ref(), force);
-            Done::Unbound(alloc, key, force, unbound)
+            let unbound = execute::unbind(&host, &leaving, force);
+            Done::Unbound(leaving.alloc, leaving.binding.key, force, unbound)
         });
     }
 

@@ -11,6 +11,7 @@ mod crash;
 mod examples;
 mod faults;
 mod guard;
+mod hot;
 mod load;
 mod looks;
 mod mending;

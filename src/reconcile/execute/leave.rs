@@ -25,18 +25,25 @@ pub enum Force {
     AtOnce,
 }
 
+/// A binding that is to be taken away.
+pub struct Leaving {
+    /// Its allocation.
+    pub alloc: AllocId,
+    /// Which.
+    pub binding: Binding,
+    /// Its mount, by this agent's proof or by the ledger.
+    pub identity: Option<Identity>,
+    /// Where other bindings of the allocation are mounted, below its directory: what is there is explained.
+    pub others: Vec<PathBuf>,
+}
+
 /// Takes a binding away: unmounts it, makes the directory beneath removable, and removes what is empty. Never asks the
 /// source's file system anything, so a hung server keeps nobody waiting.
 ///
 /// # Errors
 /// [`UnbindError::Busy`] where somebody on this host has it open; it then stays as it is.
-pub fn unbind(
-    host: &Host,
-    alloc: &AllocId,
-    binding: &Binding,
-    identity: Option<&Identity>,
-    force: Force,
-) -> Result<(), UnbindError> {
+pub fn unbind(host: &Host, leaving: &Leaving, force: Force) -> Result<(), UnbindError> {
+    let Leaving { alloc, binding, .. } = leaving;
     if force == Force::WhenItsTaskIsGone
         && let Some(pid) = living::find_process(host, alloc, binding).map_err(UnbindError::Processes)?
     {
@@ -56,7 +63,7 @@ pub fn unbind(
     }
     // The task owns the directories above its mount and may have renamed them, or put something in their place: that the
     // mount is not where it was made does not say that it is gone.
-    for moved in find_left(host, alloc, binding, identity)? {
+    for moved in find_left(host, leaving)? {
         tracing::warn!(%alloc, task = binding.key.task, volume = binding.volume.name, path = %moved.path.display(), "the task has moved its mount; it is taken away where it is");
         take_away(&moved, force)?;
         // Nothing but the mount's own directory: what lies above is where the task has put it.
@@ -67,19 +74,16 @@ pub fn unbind(
 }
 
 /// What is left of a binding elsewhere in its allocation's directory.
-fn find_left(
-    host: &Host,
-    alloc: &AllocId,
-    binding: &Binding,
-    identity: Option<&Identity>,
-) -> Result<Vec<Site>, UnbindError> {
+fn find_left(host: &Host, leaving: &Leaving) -> Result<Vec<Site>, UnbindError> {
+    let Leaving { alloc, binding, identity, others } = leaving;
     if identity.is_some() {
-        return find_moved(host, alloc, identity).map_err(UnbindError::Table);
+        return find_moved(host, alloc, identity.as_ref()).map_err(UnbindError::Table);
     }
     // An agent died before it could note which mount it made: one in this task's directory that nobody explains may be
     // it, and is left to a person rather than forgotten.
     let below = find_below(host, alloc).map_err(UnbindError::Table)?;
-    match below.into_iter().find(|(site, _)| is_unexplained(&site.path, &binding.key.task)) {
+    let may_be_it = |path: &PathBuf| is_unexplained(path, &binding.key.task) && !others.contains(path);
+    match below.into_iter().find(|(site, _)| may_be_it(&site.path)) {
         Some((site, _)) => Err(UnbindError::Unexplained(site.path)),
         None => Ok(Vec::new()),
     }
@@ -94,7 +98,7 @@ pub(super) fn is_used(host: &Host, alloc: &AllocId, binding: &Binding) -> Result
     };
     let parent = match site.open_parent() {
         Ok(parent) => parent,
-        Err(error) if error.is_missing() => return Ok(false),
+        Err(error) if is_nothing(&error) => return Ok(false),
         Err(error) => return Err(UnbindError::Destination(error)),
     };
     // Whoever lets go of a mount takes the mark of an earlier question off it.
@@ -115,12 +119,14 @@ enum Found {
     Nothing,
 }
 
+/// Whether the way to a place ends before it: no mount of ours is there.
+fn is_nothing(error: &resolve::ResolveError) -> bool {
+    use resolve::ResolveError::{Missing, NotADirectory, Symlink};
+    matches!(error, Missing(_) | Symlink(_) | NotADirectory(_))
+}
+
 /// Unmounts what is mounted at a site, and makes the directory beneath removable.
 fn take_away(site: &Site, force: Force) -> Result<Found, UnbindError> {
-    let is_nothing = |error: &resolve::ResolveError| {
-        use resolve::ResolveError::{Missing, NotADirectory, Symlink};
-        matches!(error, Missing(_) | Symlink(_) | NotADirectory(_))
-    };
     let parent = match site.open_parent() {
         Ok(parent) => parent,
         Err(error) if is_nothing(&error) => return Ok(Found::Nothing),

@@ -1,12 +1,13 @@
 //! Taking a binding away from a task that runs: out of its containers first, then off the host.
 
 use super::inside::{self, Holder};
-use super::{Force, Host, InsideError, Site, leave, link, unbind};
+use super::{Force, Host, InsideError, Leaving, Site, leave, link, unbind};
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::Binding;
 use crate::reconcile::error::UnbindError;
-use crate::sys::identity::{self, Identity};
+use crate::sys::identity;
 use crate::sys::process;
+use crate::sys::resolve::ResolveError;
 use std::os::fd::AsFd;
 
 /// Why a binding was not taken away from a task that runs. What had been taken is put back, as far as it goes.
@@ -28,13 +29,8 @@ pub enum TakeOutError {
 ///
 /// # Errors
 /// [`TakeOutError`]; the binding has to be looked at again then.
-pub fn take_out(
-    host: &Host,
-    alloc: &AllocId,
-    binding: &Binding,
-    identity: Option<&Identity>,
-    force: bool,
-) -> Result<(), TakeOutError> {
+pub fn take_out(host: &Host, leaving: &Leaving, force: bool) -> Result<(), TakeOutError> {
+    let Leaving { alloc, binding, identity, .. } = leaving;
     // First: what is refused here has been taken from nobody.
     if !force && leave::is_used(host, alloc, binding).map_err(TakeOutError::Host)? {
         return Err(TakeOutError::Busy(find_user(host, alloc, binding)));
@@ -42,10 +38,12 @@ pub fn take_out(
     match inside::release_inside(host, alloc, binding, force) {
         // Where it is not mounted on the host there is nothing that a container could be shown.
         Ok(()) | Err(InsideError::NotBound) => {}
+        // Something else is in the way, and it was never made.
+        Err(InsideError::Host(ResolveError::Symlink(_) | ResolveError::NotADirectory(_))) if identity.is_none() => {}
         Err(error) => return Err(TakeOutError::Inside(error)),
     }
     let how = if force { Force::AtOnce } else { Force::WhenUnused };
-    unbind(host, alloc, binding, identity, how).map_err(|error| {
+    unbind(host, leaving, how).map_err(|error| {
         // The task keeps its way to what stays.
         if let Err(error) = link(host, alloc, binding) {
             tracing::warn!(%alloc, task = binding.key.task, volume = binding.volume.name, reason = super::super::error::whole(&error), "the link to a volume is not made again");
