@@ -148,7 +148,7 @@ const ATTACH_EXAMPLE: &str = "\
 Examples:
   saddlebag volume attach 8f1c9b52 dumps
   saddlebag volume attach 8f1c9b52 dumps --task db --destination local/dumps --read-only
-  saddlebag volume attach 8f1c9b52 seaweedfs://main/backups/2026 --name old";
+  saddlebag volume attach 8f1c9b52 seaweedfs://filer.example.com:8888/backups --name old";
 
 const DETACH_EXAMPLE: &str = "\
 Examples:

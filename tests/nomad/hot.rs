@@ -323,7 +323,7 @@ fn what_cannot_be_attached_is_refused_in_one_sentence_and_leaves_nothing() -> an
         (to(&["--destination", "local/own/x"]), 78, "is inside volume"),
         (to(&["--name", "own", "--destination", "local/y"]), 78, "two volumes with the label"),
         (to(&["--name", "a b"]), 64, "is no name for a volume"),
-        (vec!["seaweedfs://far/x", "--task", "exec"], 77, "seaweedfs://far/x"),
+        (vec!["seaweedfs://127.0.0.1:1/x", "--task", "exec"], 77, "seaweedfs://127.0.0.1:1/x"),
         (vec!["late", "--task", "docker", "--destination", "volumes/late"], 78, "no container of task docker shows"),
     ];
     for (arguments, code, sentence) in cases {
