@@ -11,6 +11,7 @@ mod hostile;
 mod interpolation;
 mod merging;
 mod refusals;
+mod wishes;
 
 type Meta<'a> = &'a [(&'a str, &'a str)];
 
