@@ -283,14 +283,8 @@ pub fn mend_inside_by(
             if done.contains(&namespace.id()) {
                 continue;
             }
-            let mut mending = Mending {
-                by,
-                original: &original,
-                other_devices: &other_devices,
-                cache,
-                namespace,
-                failures: Vec::new(),
-            };
+            let mut mending =
+                Mending { by, original: &original, other_devices, cache, namespace, failures: Vec::new() };
             match mending.run(seen) {
                 // Others may be in the namespace still: it is looked for again.
                 Err(InsideError::Namespace(NamespaceError::Ended)) => {
