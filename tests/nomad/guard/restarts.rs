@@ -1,7 +1,7 @@
 //! Nomad's agent, or a task, starts again.
 
 use super::fleet::{Fleet, Plan};
-use super::scene::calm;
+use super::scene::{SOON, calm};
 use crate::support::require;
 
 #[test]
@@ -51,6 +51,28 @@ fn a_task_that_alloc_restart_restarts_finds_its_volume() -> anyhow::Result<()> {
         // Prestart runs once more, so the volume may have been mounted once more too.
         scene.world.nomad(&["alloc", "restart", "-all-tasks", &ship.alloc])?;
         ship.wait_for_starts(&scene, 3)?;
+        assert!(ship.mount_id(&scene)?.is_some(), "{}", ship.job);
+    }
+    fleet.end(&scene)
+}
+
+#[test]
+fn a_drained_node_lets_go_of_its_volumes_and_gets_them_again() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let mut scene = calm()?;
+    let mut fleet = Fleet::start(&mut scene, &Plan::default())?;
+    scene.world.nomad(&["node", "drain", "-enable", "-self", "-yes", "-deadline", "60s"])?;
+    for ship in &fleet.0 {
+        scene.world.wait_until(&format!("{} without a mount or a task", ship.job), SOON * 2, || {
+            Ok((ship.mount_id(&scene)?.is_none() && ship.main_processes()?.is_empty()).then_some(()))
+        })?;
+    }
+    fleet.assert_whole()?;
+    scene.world.nomad(&["node", "drain", "-disable", "-self", "-yes"])?;
+    for ship in &mut fleet.0 {
+        ship.wait_for_starts(&scene, 2)?;
+        let drained = std::mem::replace(&mut ship.alloc, scene.world.wait_running(&ship.job)?);
+        assert_ne!(ship.alloc, drained, "another allocation");
         assert!(ship.mount_id(&scene)?.is_some(), "{}", ship.job);
     }
     fleet.end(&scene)
