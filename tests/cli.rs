@@ -16,10 +16,10 @@ use axum::extract::Path as UrlPath;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use saddlebag::api::types::{
-    BindingStatus, ErrorReply, Explanation, GuardStatus, MountReply, MountRequest, Mounted, NomadStatus, SourceStatus,
-    Status, Step, StepState,
+    AttachRequest, BindingStatus, DetachReply, DetachRequest, Detached, ErrorReply, Explanation, GuardStatus,
+    MountReply, MountRequest, Mounted, NomadStatus, SourceStatus, Status, Step, StepState,
 };
-use saddlebag::job::Refusal;
+use saddlebag::job::{OnFailure, Refusal};
 
 const ALLOC: &str = "8f1c9b52-5bd0-4c5a-b6a3-0f7a3c9f2f11";
 
@@ -570,12 +570,83 @@ Steps
 }
 
 #[test]
+fn an_order_says_what_was_typed_and_what_was_done() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let attach = |Json(request): Json<AttachRequest>| async move {
+        let expected = AttachRequest {
+            alloc: "8f1c9b52".into(),
+            volume: "seaweedfs://filer:8888/old".into(),
+            label: Some("dumps".into()),
+            destination: Some("local/dumps".into()),
+            tasks: vec!["db".into(), "web".into()],
+            read_only: true,
+            on_failure: OnFailure::Restart,
+        };
+        assert_eq!(request, expected);
+        Json(reply())
+    };
+    let detach = |Json(request): Json<DetachRequest>| async move {
+        assert_eq!((request.alloc.as_str(), request.volume.as_str(), request.force), (ALLOC, "dumps", true));
+        let gone = |task: &str| Detached { volume: "dumps".into(), task: task.into(), destination: "local/d".into() };
+        Json(DetachReply { alloc: ALLOC.into(), detached: vec![gone("db"), gone("web")] })
+    };
+    serve(&socket, axum::Router::new().route("/v1/attach", post(attach)).route("/v1/detach", post(detach)));
+    let environment = [("SADDLEBAG_SOCKET", socket.as_path())];
+    let attached = saddlebag(
+        &[
+            "volume",
+            "attach",
+            "8F1C9B52",
+            "seaweedfs://filer:8888/old",
+            "--name=dumps",
+            "--destination",
+            "local/dumps",
+            "-task",
+            "db",
+            "-task=web",
+            "--read-only",
+            "--on-failure",
+            "restart",
+        ],
+        &environment,
+    );
+    assert_eq!((stdout(&attached), stderr(&attached), code(&attached)), (MOUNTED, "", 0));
+    let detached = saddlebag(&["volume", "detach", ALLOC, "dumps", "--force"], &environment);
+    let said = "dumps detached from local/d of task db\ndumps detached from local/d of task web\n";
+    assert_eq!((stdout(&detached), stderr(&detached), code(&detached)), (said, "", 0));
+    let detached = saddlebag(&["volume", "detach", ALLOC, "dumps", "--force", "--json"], &environment);
+    assert_eq!(serde_json::from_slice::<DetachReply>(&detached.stdout).expect("JSON").detached.len(), 2);
+    let wrong = saddlebag(&["volume", "detach", "../../x", "dumps"], &environment);
+    assert_eq!(code(&wrong), 64, "{}", stderr(&wrong));
+}
+
+#[test]
+fn an_order_to_an_agent_that_is_killed_in_the_middle_is_given_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let body = serde_json::to_string(&reply()).expect("JSON");
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    serve_raw(&socket, move |number, mut stream| {
+        let sent = if number == 0 { answer.split_at(60).0 } else { answer.as_str() };
+        stream.write_all(sent.as_bytes()).expect("sent");
+    });
+    let environment = [("SADDLEBAG_SOCKET", socket.as_path())];
+    let output = saddlebag(&["volume", "attach", ALLOC, "dumps", "--timeout", "20s"], &environment);
+    assert_eq!((stdout(&output), code(&output)), (MOUNTED, 0), "{}", stderr(&output));
+    let nobody = dir.path().join("nobody.sock");
+    let output =
+        saddlebag(&["volume", "attach", ALLOC, "dumps", "--timeout", "300ms"], &[("SADDLEBAG_SOCKET", &nobody)]);
+    assert_eq!(code(&output), 69, "{}", stderr(&output));
+}
+
+#[test]
 fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     for wrong in [&["bogus"][..], &[], &["mount", "--nope"], &["mount", "--timeout", "soon"], &["explain"], &["config"]]
     {
         assert_eq!(code(&saddlebag(wrong, &[])), 64, "{wrong:?}");
     }
-    let verbs = ["agent", "guard", "mount", "status", "explain", "config", "version"];
+    let verbs = ["agent", "guard", "mount", "status", "explain", "volume", "config", "completion", "version"];
     for verb in verbs {
         let output = saddlebag(&[verb, "-help"], &[]);
         assert_eq!((stderr(&output), code(&output)), ("", 0), "{verb}");

@@ -284,7 +284,8 @@ pub struct OrderArgs {
     /// The allocation's id, or its first characters (at least 4)
     #[arg(value_name = "ALLOC")]
     pub alloc: String,
-    /// The task; may be given several times [default: the only one that runs, or all that have the volume]
+    /// The task; may be given several times [default: to attach, the only task that runs; to detach, every task that has
+    /// the volume]
     #[arg(long, value_name = "NAME")]
     pub task: Vec<String>,
     /// How long to wait for the agent and for the volume, in all
