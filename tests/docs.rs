@@ -1,4 +1,5 @@
 //! What the documents name is there.
+#![allow(clippy::expect_used)] // helpers of tests, which clippy.toml does not count as tests
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
