@@ -1,5 +1,6 @@
 //! Hook to answer, its growth with the number of bindings, and what a node full of them costs.
 
+use crate::containers;
 use crate::fake_nomad::Stage;
 use crate::figures::{Report, median};
 use crate::kernel_limit::{Limit, Samples};
@@ -13,15 +14,32 @@ const BINDINGS: usize = 1000;
 /// The bindings around the first, the 100th and the last whose medians are compared.
 const WINDOW: usize = 40;
 
-/// Everything on a `host` backend: the largest part.
-pub fn measure_host(report: &mut Report) -> anyhow::Result<()> {
-    let mut rig = Rig::new("")?;
+fn rig_with_a_disk() -> anyhow::Result<Rig> {
+    let rig = Rig::new("")?;
     let volumes = rig.directory.join("volumes");
     std::fs::create_dir(volumes.join("data"))?;
-    rig = rig.with(&format!(
+    Ok(rig.with(&format!(
         "backend \"host\" \"disk\" {{\n  path = \"{}\"\n}}\nvolume \"data\" {{\n  backend = \"disk\"\n  path = \"/data\"\n}}\n",
         volumes.display()
-    ));
+    )))
+}
+
+/// A node with as many containers as bindings.
+pub fn measure_containers(report: &mut Report) -> anyhow::Result<()> {
+    let mut rig = rig_with_a_disk()?;
+    rig.start_agent()?;
+    (1..=BINDINGS).try_for_each(|number| rig.make_alloc_dir(number))?;
+    rig.nomad.list((1..=BINDINGS).map(|number| (number, Stage::Prestart)), "data");
+    rig.wait_for_sockets(1..=BINDINGS)?;
+    (1..=BINDINGS).try_for_each(|number| rig.ask_for_mounts(number).map(drop))?;
+    containers::measure_changes(&rig, report)?;
+    containers::measure(&mut rig, report, BINDINGS)
+}
+
+/// Everything on a `host` backend: the largest part.
+pub fn measure_host(report: &mut Report) -> anyhow::Result<()> {
+    let mut rig = rig_with_a_disk()?;
+    let volumes = rig.directory.join("volumes");
     rig.start_agent()?;
     std::thread::sleep(Duration::from_secs(1));
     read_memory(&rig, report, "no allocation")?;

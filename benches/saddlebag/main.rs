@@ -1,11 +1,12 @@
 //! What saddlebag costs, beside the kernel's own limits and in the same run. docs/performance.md explains the figures.
 //!
 //! `BENCH_QUICK=1` watches an idle agent for ten seconds in place of sixty. `BENCH_PARTS` names the parts to run, of
-//! `host`, `seaweedfs` and `jobs`.
+//! `host`, `containers`, `seaweedfs` and `jobs`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod containers;
 mod fake_nomad;
 mod figures;
 mod hang;
@@ -24,7 +25,13 @@ fn main() -> anyhow::Result<()> {
     if arguments.next().as_deref() == Some("part") {
         let mut report = Report::default();
         match arguments.next().as_deref() {
+            Some("container") => {
+                let mut next = || arguments.next().context("a root and a task's directory");
+                let (root, task) = (next()?, next()?);
+                return containers::be_a_container(Path::new(&root), Path::new(&task));
+            }
             Some("host") => hooks::measure_host(&mut report)?,
+            Some("containers") => hooks::measure_containers(&mut report)?,
             Some("seaweedfs") => {
                 let mut next = || arguments.next().context("a filer and the path of weed");
                 let (filer, weed) = (next()?, next()?);
@@ -40,12 +47,12 @@ fn main() -> anyhow::Result<()> {
         println!("not measured: {why}");
         return Ok(());
     }
-    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| "host seaweedfs jobs".to_owned());
+    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| "host containers seaweedfs jobs".to_owned());
     let mut report = Report::default();
     for part in parts.split_whitespace() {
         eprintln!("measuring {part} …");
         match part {
-            "host" => merge(&mut report, measure_apart(&["host"])?),
+            "host" | "containers" => merge(&mut report, measure_apart(&[part])?),
             "seaweedfs" => {
                 let weed = support::tool("weed").context("no weed")?;
                 let weed = weed.to_str().context("a path in UTF-8")?;

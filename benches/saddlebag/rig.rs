@@ -251,3 +251,21 @@ pub fn context_switches(pid: u32) -> anyhow::Result<BTreeMap<OsString, u64>> {
     }
     Ok(found)
 }
+
+/// The processor's time that each thread has had so far, in milliseconds.
+pub fn processor_times(pid: u32) -> anyhow::Result<BTreeMap<i32, f64>> {
+    let mut found = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let nanoseconds: Option<f64> = text.split(' ').next().and_then(|word| word.parse().ok());
+        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(id.zip(nanoseconds.map(|nanoseconds| nanoseconds / 1e6)));
+    }
+    Ok(found)
+}
+
+/// How many mount tables a process has open.
+pub fn watched_tables(pid: u32) -> anyhow::Result<usize> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    Ok(links.filter(|link| link.ends_with("mountinfo")).count())
+}

@@ -173,6 +173,12 @@ impl Live {
         self.health.failures = 0;
     }
 
+    /// Whether the host's mount is proved, nothing is known that speaks against it, and nobody is at it but who looks
+    /// into containers.
+    pub fn is_proved(&self) -> bool {
+        self.observed == Observed::Proper && !self.doubted && (self.in_flight.is_none() || self.looking.is_some())
+    }
+
     /// Whether its error says to wait still, or for good, with bringing it, or with taking it away.
     pub fn is_held_back(&self, leaving: bool, now: Instant) -> bool {
         let held = |error: &StepError| error.leaving == leaving && error.retry.is_none_or(|at| at > now);

@@ -27,7 +27,7 @@ use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve};
 
-pub use displaced::{Displaced, find_displaced, uncover};
+pub use displaced::{Displaced, Proved, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
 pub use inside::{Cache, InsideError, Place, mend_inside};
 pub use leave::{Force, Leaving, is_collected, sweep, unbind};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::binding::{BindingKey, Origin};
 use super::entry::{Entry, Event, Live, Plea};
 use super::execute::inside::{Cause, Found};
-use super::execute::{self, Displaced, InsideError};
+use super::execute::{self, Displaced, InsideError, Proved};
 use super::plan::Observed;
 use super::reconciler::{Done, Reconciler, Timer};
 use super::worker::Desk;
@@ -64,22 +64,24 @@ impl Reconciler {
             self.checking = false;
             return;
         };
-        let proved: Vec<_> = self
-            .entries
-            .values()
-            .flat_map(|entry| entry.bindings.values().map(|live| (&entry.id, live)))
-            .filter(|(_, live)| live.observed == Observed::Proper && live.in_flight.is_none())
-            .filter_map(|(alloc, live)| Some((alloc.clone(), live.binding.clone(), live.identity?)))
+        let bindings = self.entries.values().flat_map(|entry| entry.bindings.values().map(|live| (&entry.id, live)));
+        // No more than says where to look: this is done for every binding of the node.
+        let proved: Vec<Proved> = bindings
+            .filter(|(_, live)| live.is_proved())
+            .filter_map(|(alloc, live)| {
+                let (key, placement) = (live.binding.key.clone(), live.binding.placement);
+                Some(Proved { alloc: alloc.clone(), key, placement, identity: live.identity? })
+            })
             .collect();
-        self.submit(Desk::Host, move || Done::Displaced(execute::find_displaced(&host, &proved)));
+        self.submit(Desk::Host, move || Done::Displaced(execute::find_displaced(&host, proved)));
     }
 
-    pub(super) fn note_displaced(&mut self, displaced: Vec<(AllocId, BindingKey, Identity, Displaced)>) {
+    pub(super) fn note_displaced(&mut self, displaced: Vec<(Proved, Displaced)>) {
         self.checking = false;
-        for (alloc, key, identity, how) in displaced {
+        for (Proved { alloc, key, identity, .. }, how) in displaced {
             let Some(live) = self.live_mut(&alloc, &key) else { continue };
             // The agent itself may have taken it away, or made another, since it was looked at.
-            if live.observed != Observed::Proper || live.in_flight.is_some() || live.identity != Some(identity) {
+            if !live.is_proved() || live.identity != Some(identity) {
                 continue;
             }
             tracing::warn!(%alloc, task = key.task, volume = live.binding.volume.name, cause = how.cause(), "a binding is not as it was left");
@@ -152,9 +154,9 @@ impl Reconciler {
             .filter(|(other, _)| **other != binding.source)
             .filter_map(|(_, source)| Some(source.attached()?.identity.device))
             .collect();
-        let (alloc, key, cache) = (alloc.clone(), key.clone(), self.inside.clone());
+        let (alloc, key, asked) = (alloc.clone(), key.clone(), self.inside.ask());
         self.submit(Desk::Source(binding.source.clone()), move || {
-            let found = execute::mend_inside(&host, &alloc, &binding, &places, &others, &cache);
+            let found = execute::mend_inside(&host, &alloc, &binding, &places, &others, &asked);
             Done::MendedInside(alloc, key, look, identity, found)
         });
     }

@@ -12,7 +12,7 @@ use super::binding::{Binding, BindingKey};
 use super::entry::Entry;
 use super::error::{BindError, UnbindError};
 use super::execute::inside::Found as FoundInside;
-use super::execute::{Cache, Displaced, Force, Found, Host, InsideError, TakeOutError};
+use super::execute::{Cache, Displaced, Force, Found, Host, InsideError, Proved, TakeOutError};
 use super::follow::Followers;
 use super::ledger::{Ledger, LedgerError};
 use super::plan::Observed;
@@ -77,7 +77,7 @@ pub enum Done {
     /// A mount table has changed.
     Table(TableEvent),
     /// These proved mounts are not what is seen at their places.
-    Displaced(Vec<(AllocId, BindingKey, Identity, Displaced)>),
+    Displaced(Vec<(Proved, Displaced)>),
     /// The containers of a binding's task have been looked into, with this mount of the host's.
     MendedInside(AllocId, BindingKey, u64, Identity, Result<FoundInside, InsideError>),
     /// Nomad has been asked to restart a task, or to stop the allocation.
@@ -408,7 +408,8 @@ impl Reconciler {
             entry.bindings.values().all(|live| {
                 // What passes by itself is waited for a while: after a boot the guard comes up beside this agent.
                 let has_failed = live.error.as_ref().is_some_and(|error| error.is_final || error.times > 3);
-                live.in_flight.is_none() && (live.observed == Observed::Proper || has_failed)
+                live.is_proved()
+                    || live.in_flight.is_none() && has_failed
                     || self
                         .sources
                         .get(&live.binding.source)

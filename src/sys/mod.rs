@@ -5,7 +5,8 @@
 //!
 //! * [`mount`] clones, flags, places and removes mounts.
 //! * [`identity`] says which mount and which inode a descriptor is, without asking a server.
-//! * [`table`] reads the kernel's mount table; [`tree`] says what of it is visible at a path.
+//! * [`table`] reads the kernel's mount table, [`own_table`] the own one for many at once; [`tree`] says what of it is
+//!   visible at a path.
 //! * [`namespace`] works in the mount namespaces of others; [`table_watch`] tells when a mount table changes.
 //! * [`resolve`] opens, makes and removes directories beneath a root that others may attack.
 //! * [`inode`] changes a directory's own attributes (immutable, mode, owner).
@@ -25,6 +26,7 @@ pub mod inode;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod own_table;
 pub mod peer;
 pub mod process;
 pub mod removals;

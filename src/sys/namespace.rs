@@ -10,27 +10,22 @@
 
 mod death;
 mod inside;
+mod search;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use rustix::process::{Pid, PidfdFlags};
 
 pub use death::is_dead_within;
 pub use inside::{NamespaceError, SwapBy};
+pub use search::{Family, Search};
 
 use super::process;
 
 /// The inside thread's stack, in bytes.
 const STACK: usize = 256 << 10;
-/// A container's runtime makes its mounts after its process has started. Of a process of this age nobody expects more.
-const SETTLED: Duration = Duration::from_secs(60);
-/// How many names below the family's directory a namespace is known by: allocation and task.
-const DEPTH: usize = 2;
 
 /// A mount namespace, and a process that is in it.
 ///
@@ -114,79 +109,4 @@ impl Namespace {
         }
         inside::Inside::new(proc, self.id)
     }
-}
-
-/// What is known of namespaces that have been looked into. A container's mounts are made at its start, and reading the
-/// table of a namespace that receives the host's mounts is slow: one that had settled is not read again.
-#[derive(Debug, Default)]
-pub struct Known(BTreeMap<(u64, i32, u64), BTreeSet<PathBuf>>);
-
-/// Finds the mount namespaces, other than the caller's, that hold a mount of `device` whose root is the directory
-/// `below` of `family`, or within it. All three are as mountinfo has them; `family` is the same for all calls with one
-/// `known`, and `below` has two names: the allocation and the task.
-///
-/// # Errors
-/// As [`process::read_foreign_tables`].
-pub fn find(device: (u32, u32), family: &Path, below: &Path, known: &mut Known) -> io::Result<Vec<Namespace>> {
-    let wanted = family.join(below);
-    let mut met: BTreeSet<(u64, i32, u64)> = BTreeSet::new();
-    let mut known_to_have: BTreeSet<u64> = BTreeSet::new();
-    let mut found: BTreeSet<u64> = BTreeSet::new();
-    let mut settled: Vec<((u64, i32, u64), BTreeSet<PathBuf>)> = Vec::new();
-    let mut processes = process::read_foreign_tables(
-        |pid, id| {
-            let Ok(started) = process::start_time(pid) else { return false };
-            let key = (id, pid, started);
-            let has = known.0.get(&key).map(|tasks| tasks.contains(below));
-            if has.is_some() {
-                met.insert(key);
-            }
-            // Where it has what is wanted, it is found without being read.
-            if has == Some(true) {
-                known_to_have.insert(id);
-            }
-            has.is_some()
-        },
-        |pid, id, entries| {
-            let of_family: Vec<&PathBuf> =
-                entries.iter().filter(|entry| entry.device == device).map(|entry| &entry.root).collect();
-            if of_family.iter().any(|root| root.starts_with(&wanted)) {
-                found.insert(id);
-            }
-            if let (Ok(started), Ok(age)) = (process::start_time(pid), process::age(pid))
-                && age >= SETTLED
-            {
-                let tasks = of_family.iter().filter_map(|root| first_names(root.strip_prefix(family).ok()?)).collect();
-                settled.push(((id, pid, started), tasks));
-            }
-            // Every root directory is looked at: a process that has changed its root sees less than the others.
-            found.contains(&id)
-        },
-    )?;
-    found.extend(known_to_have);
-    known.0.retain(|key, _| met.contains(key));
-    known.0.extend(settled);
-    processes.retain(|(_, id)| found.contains(id));
-    open_eldest(processes)
-}
-
-fn first_names(path: &Path) -> Option<PathBuf> {
-    let names: Vec<Component<'_>> = path.components().take(DEPTH).collect();
-    (names.len() == DEPTH).then(|| names.into_iter().collect())
-}
-
-/// One process of each namespace, the one that started first: a container's own, which outlives what is run beside it.
-fn open_eldest(processes: Vec<(i32, u64)>) -> io::Result<Vec<Namespace>> {
-    let mut by_age: Vec<(u64, i32, u64)> =
-        processes.into_iter().filter_map(|(pid, id)| Some((process::start_time(pid).ok()?, pid, id))).collect();
-    by_age.sort_unstable();
-    let mut opened: BTreeMap<u64, Namespace> = BTreeMap::new();
-    for (_, pid, id) in by_age {
-        if !opened.contains_key(&id)
-            && let Some(namespace) = Namespace::of(pid, id)?
-        {
-            opened.insert(id, namespace);
-        }
-    }
-    Ok(opened.into_values().collect())
 }

@@ -19,6 +19,8 @@ use super::namespace::Namespace;
 const STACK: usize = 256 << 10;
 /// A burst of changes is over when nothing has changed for so long.
 const QUIET: Duration = Duration::from_millis(20);
+/// What is told twice of one table lies this far apart at least: who hears of it looks at everything that is mounted.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// While a burst goes on it is told of this often.
 const LONGEST: Duration = Duration::from_millis(200);
 /// How many events one wait returns.
@@ -54,6 +56,10 @@ struct Watched {
     last: u64,
     has_ended: bool,
     tables: BTreeMap<u64, Table>,
+    /// Those of namespaces other than the own, by the namespace.
+    numbers: BTreeMap<u64, u64>,
+    /// Those that change.
+    bursts: BTreeMap<u64, Burst>,
 }
 
 #[derive(Debug)]
@@ -62,7 +68,6 @@ struct Table {
     namespace: Option<u64>,
     mountinfo: File,
     process: Option<OwnedFd>,
-    burst: Option<Burst>,
 }
 
 /// A time in which a table changes, told once already.
@@ -76,7 +81,8 @@ struct Burst {
 impl Burst {
     fn next(&self) -> Instant {
         let quiet = self.changed + QUIET;
-        if self.is_untold { quiet.min(self.told + LONGEST) } else { quiet }
+        let due = if self.is_untold { quiet.min(self.told + LONGEST) } else { quiet };
+        due.max(self.told + SHORTEST)
     }
 }
 
@@ -86,7 +92,8 @@ const STEP: u64 = 2;
 
 impl TableWatch {
     /// Watches the caller's own mount table, and tells `told` of changes from a thread of its own until that returns
-    /// false. The first change of a burst is told at once; the burst once more when it is over, or every 200 ms.
+    /// false. The first change of a burst is told at once; the burst once more when it is over, or every 200 ms, and never
+    /// twice within 100 ms.
     ///
     /// # Errors
     /// The kernel's, where there is no descriptor or no thread for it. What fails later is logged and ends the watch.
@@ -104,8 +111,7 @@ impl TableWatch {
             }
             // An open table keeps its namespace, and nobody would see that it ends.
             let mut watched = thread.shared.lock();
-            watched.has_ended = true;
-            watched.tables.clear();
+            *watched = Watched { has_ended: true, ..Watched::default() };
         })?;
         Ok(Self { shared, stop })
     }
@@ -147,7 +153,7 @@ impl TableWatch {
     /// Watches the namespace with this id no longer. One event of it may be on its way.
     pub fn forget(&self, id: u64) {
         let mut watched = self.shared.lock();
-        if let Some(table) = watched.find(id).and_then(|number| watched.tables.remove(&number)) {
+        if let Some(table) = watched.find(id).and_then(|number| watched.remove(number)) {
             self.shared.close(table);
         }
     }
@@ -177,7 +183,8 @@ impl Shared {
             // What fails here takes the other out again by closing it.
             epoll::add(&self.epoll, process, EventData::new_u64(number + 1), EventFlags::IN)?;
         }
-        watched.tables.insert(number, Table { namespace, mountinfo, process, burst: None });
+        watched.tables.insert(number, Table { namespace, mountinfo, process });
+        watched.numbers.extend(namespace.map(|namespace| (namespace, number)));
         Ok(())
     }
 
@@ -194,20 +201,29 @@ impl Shared {
 
 impl Watched {
     fn find(&self, namespace: u64) -> Option<u64> {
-        self.tables.iter().find(|(_, table)| table.namespace == Some(namespace)).map(|(number, _)| *number)
+        self.numbers.get(&namespace).copied()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Table> {
+        let table = self.tables.remove(&number)?;
+        self.bursts.remove(&number);
+        if let Some(namespace) = table.namespace {
+            self.numbers.remove(&namespace);
+        }
+        Some(table)
     }
 
     /// A change of this table, and what is told of it at once.
     fn note_change(&mut self, number: u64, now: Instant) -> Option<TableEvent> {
-        let table = self.tables.get_mut(&number)?;
-        match &mut table.burst {
+        let table = self.tables.get(&number)?;
+        match self.bursts.get_mut(&number) {
             Some(burst) => {
                 burst.changed = now;
                 burst.is_untold = true;
                 None
             }
             None => {
-                table.burst = Some(Burst { told: now, changed: now, is_untold: false });
+                self.bursts.insert(number, Burst { told: now, changed: now, is_untold: false });
                 Some(table.event())
             }
         }
@@ -216,18 +232,14 @@ impl Watched {
     /// What is told of bursts that are over, or have lasted too long to wait for their end.
     fn end_bursts(&mut self, now: Instant) -> Vec<TableEvent> {
         let mut tell = Vec::new();
-        for table in self.tables.values_mut() {
-            let Some(mut burst) = table.burst else { continue };
-            if now < burst.next() {
-                continue;
-            }
-            if burst.is_untold {
-                tell.push(table.event());
+        self.bursts.retain(|number, burst| {
+            if now >= burst.next() && burst.is_untold {
+                tell.extend(self.tables.get(number).map(Table::event));
                 burst.told = now;
                 burst.is_untold = false;
             }
-            table.burst = (now < burst.next()).then_some(burst);
-        }
+            now < burst.next()
+        });
         tell
     }
 }
@@ -263,7 +275,7 @@ impl<F: FnMut(TableEvent) -> bool> Thread<F> {
                     STOP => return Ok(()),
                     number if number % STEP == 0 => tell.extend(watched.note_change(number, now)),
                     number => {
-                        let Some(table) = watched.tables.remove(&(number - 1)) else { continue };
+                        let Some(table) = watched.remove(number - 1) else { continue };
                         tell.extend(table.namespace.map(TableEvent::Ended));
                         self.shared.close(table);
                     }
@@ -282,7 +294,7 @@ impl<F: FnMut(TableEvent) -> bool> Thread<F> {
     /// How long nothing need be done but what events demand: for ever, while nothing changes.
     fn timeout(&self) -> Option<Timespec> {
         let watched = self.shared.lock();
-        let next = watched.tables.values().filter_map(|table| Some(table.burst?.next())).min()?;
+        let next = watched.bursts.values().map(Burst::next).min()?;
         let wait = next.saturating_duration_since(Instant::now());
         Timespec::try_from(wait).ok()
     }

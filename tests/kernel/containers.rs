@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use saddlebag::guard::GuardClient;
@@ -23,7 +24,9 @@ pub const ALLOC: &str = "0b4e1d6e-0000-4000-8000-00000000000a";
 const CONTAINER: &str = r#"
 root=$1 local=$2 name=$3
 mount -t tmpfs container "$root"
-for made in bin local data ro sub file tmp old; do mkdir "$root/$made"; done
+for made in bin dev local data ro sub file tmp old; do mkdir "$root/$made"; done
+# Without it a shell starts nothing in the background.
+mknod "$root/dev/null" c 1 3
 cp /bin/busybox "$root/bin/"
 mount --rbind "$local" "$root/local"
 if mountpoint -q "$local/x"; then
@@ -96,7 +99,7 @@ pub struct Task {
     pub host: Host,
     pub alloc: AllocId,
     pub binding: Binding,
-    pub cache: Cache,
+    pub cache: Arc<Cache>,
     pub directory: tempfile::TempDir,
 }
 
@@ -126,7 +129,7 @@ impl Task {
         });
         let binding = serde_json::from_value(binding).unwrap();
         let alloc = AllocId::parse(ALLOC).unwrap();
-        Self { source, host, alloc, binding, cache: Cache::default(), directory }
+        Self { source, host, alloc, binding, cache: Arc::default(), directory }
     }
 
     pub fn local(&self) -> PathBuf {
@@ -164,7 +167,7 @@ impl Task {
     }
 
     pub fn try_mend(&self, by: SwapBy, seen: &[Place]) -> Result<Found, InsideError> {
-        mend_inside_by(by, &self.host, &self.alloc, &self.binding, seen, &[], &self.cache)
+        mend_inside_by(by, &self.host, &self.alloc, &self.binding, seen, &[], &self.cache.ask())
     }
 
     /// Mends beside other sources, which are on these devices.

@@ -15,4 +15,5 @@ mod programs;
 mod purge;
 mod scene;
 mod tables;
+mod together;
 mod watch;

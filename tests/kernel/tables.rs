@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
 use saddlebag::sys::namespace::{Namespace, NamespaceError};
@@ -75,6 +75,32 @@ fn a_change_of_the_own_table_is_told_and_a_burst_of_them_is_told_a_few_times() {
         // At its beginning, at its end, and every fifth of a second: not once for each of 4,000 changes.
         assert!((2..1000).contains(&events.len()), "{}", events.len());
         assert_eq!(told.recv_timeout(Duration::from_millis(300)), Err(RecvTimeoutError::Timeout));
+    });
+}
+
+#[test]
+fn changes_one_after_the_other_are_told_ten_times_a_second_and_none_of_them_is_forgotten() {
+    in_private_namespace(|| {
+        let point = tempfile::tempdir().unwrap();
+        let (_watch, told) = start();
+        drain(&told);
+        let begun = Instant::now();
+        for _ in 0..30 {
+            // Each would be a burst of its own.
+            mount_and_unmount(point.path());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        nix::mount::mount(Some("tmpfs"), point.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let last = Instant::now();
+        let mut events = vec![];
+        while events.last().is_none_or(|at| *at < last) {
+            next(&told);
+            events.push(Instant::now());
+        }
+        let most = 2 + (begun.elapsed().as_millis() / 100) as usize;
+        assert!(events.len() <= most, "{} in {:?}", events.len(), begun.elapsed());
+        nix::mount::umount(point.path()).unwrap();
+        assert_eq!(next(&told), TableEvent::Own);
     });
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use super::{Host, Site, make_beneath, mark, prove, shows};
 use crate::backend::Attached;
@@ -37,29 +38,48 @@ impl Displaced {
     }
 }
 
-/// Which of these proved mounts are no longer what is seen at their places.
-pub fn find_displaced(
-    host: &Host,
-    proved: &[(AllocId, Binding, Identity)],
-) -> Vec<(AllocId, BindingKey, Identity, Displaced)> {
-    let look = |alloc: &AllocId, binding: &Binding, identity: &Identity| {
-        let top = match Site::of(host, alloc, binding).and_then(|site| site.open_top()) {
+/// A mount that was proved, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proved {
+    /// Its allocation.
+    pub alloc: AllocId,
+    /// The binding.
+    pub key: BindingKey,
+    /// Below the allocation's directory, or in the folder of links.
+    pub placement: Placement,
+    /// The mount.
+    pub identity: Identity,
+}
+
+/// Which of these proved mounts are no longer what is seen at their places. Three system calls for each.
+pub fn find_displaced(host: &Host, proved: impl IntoIterator<Item = Proved>) -> Vec<(Proved, Displaced)> {
+    let roots = [&host.alloc_root, &host.links].map(|root| resolve::open_root(root));
+    let look = |proved: &Proved| {
+        let [allocs, links] = &roots;
+        let root = match proved.placement {
+            Placement::Mount => allocs,
+            Placement::Link => links,
+        };
+        let path = Path::new(proved.alloc.as_str()).join(&proved.key.task).join(proved.key.destination.as_path());
+        let opened = match root {
+            Ok(root) => resolve::open_beneath(root.as_fd(), &path),
+            Err(error) if error.is_missing() => return Some(Displaced::Missing),
+            Err(_) => return None,
+        };
+        let top = match opened {
             Ok(top) => top,
             Err(error) if error.is_missing() => return Some(Displaced::Missing),
             // What cannot be looked at is not known to have changed.
             Err(_) => return None,
         };
         let found = identity::identify(top.as_fd()).ok()?;
-        match (found.is_mount_root, found.mount_id == identity.mount_id) {
+        match (found.is_mount_root, found.mount_id == proved.identity.mount_id) {
             (_, true) => None,
             (true, false) => Some(Displaced::Hidden),
             (false, false) => Some(Displaced::Missing),
         }
     };
-    let found = proved.iter().filter_map(|(alloc, binding, identity)| {
-        look(alloc, binding, identity).map(|how| (alloc.clone(), binding.key.clone(), *identity, how))
-    });
-    found.collect()
+    proved.into_iter().filter_map(|proved| look(&proved).map(|how| (proved, how))).collect()
 }
 
 /// Whether a mount that shows this directory's file system lies beneath what is seen at the binding's place.

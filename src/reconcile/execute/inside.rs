@@ -3,6 +3,7 @@
 //!
 //! Precondition of [`mend_inside`]: the host's mount is right, and answers. Of other sources nothing is ever asked.
 
+mod cache;
 mod release;
 mod sight;
 
@@ -12,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Host, Site};
 use crate::job::Placement;
@@ -20,12 +21,14 @@ use crate::nomad::model::AllocId;
 use crate::reconcile::binding::Binding;
 use crate::sys::identity;
 use crate::sys::mount::{self, Flags, MountError};
-use crate::sys::namespace::{self, Known, Namespace, NamespaceError};
+use crate::sys::namespace::{self, Family, Namespace, NamespaceError};
+use crate::sys::own_table::Snapshot;
 use crate::sys::resolve::{self, ResolveError};
 use crate::sys::table::{self, Entry};
 use crate::sys::tree::Tree;
 
 pub use crate::sys::namespace::SwapBy;
+pub use cache::{Asked, Cache};
 pub use release::release_inside;
 use sight::{Fault, Sight, Wanted};
 
@@ -35,14 +38,6 @@ const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 const SEARCHES: usize = 3;
 /// The most steps in one namespace at once: whoever undoes each of them is not followed for ever.
 const MOST_STEPS: usize = 64;
-
-/// What is remembered between two calls, for all allocations together.
-#[derive(Debug, Default)]
-pub struct Cache {
-    known: Mutex<Known>,
-    /// Devices that were asked whether they are dead and have not answered yet.
-    unanswered: Arc<Mutex<BTreeSet<(u32, u32)>>>,
-}
 
 /// A clone of a binding's mount in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,39 +175,38 @@ struct Original {
     top: OwnedFd,
     /// Its line of the host's table.
     present: Entry,
-    /// The device that the allocation directory is on.
-    alloc_device: (u32, u32),
     /// The allocation root within its file system, and from there the task's directory and the destination's.
-    family: PathBuf,
+    family: Family,
     task: PathBuf,
     destination: PathBuf,
-    /// The host's peer groups: what is mounted below one of them comes to the host as well.
-    host_groups: BTreeSet<u64>,
+    /// The host's table: what is mounted below one of its peer groups comes to the host as well.
+    own_table: Arc<Snapshot>,
 }
 
 impl Original {
-    fn of(host: &Host, alloc: &AllocId, binding: &Binding) -> Result<Self, InsideError> {
+    fn of(host: &Host, alloc: &AllocId, binding: &Binding, asked: &Asked) -> Result<Self, InsideError> {
         let site = Site::of(host, alloc, binding).map_err(InsideError::Host)?;
         let top = site.open_top().map_err(|error| match error {
             error if error.is_missing() => InsideError::NotBound,
             error => InsideError::Host(error),
         })?;
-        let entries = table::read_own().map_err(InsideError::Search)?;
+        // In this order: while the mount is held its number is no other's.
+        let own_table = asked.cache.own_table.read(asked.since).map_err(InsideError::Search)?;
+        let entries = &own_table.entries;
         let id = identity::reusable_mount_id(top.as_fd()).map_err(InsideError::Search)?;
         let is_mount = identity::identify(top.as_fd()).map_err(InsideError::Search)?.is_mount_root;
         let present =
             entries.iter().find(|entry| entry.mount_id == id && is_mount).ok_or(InsideError::NotBound)?.clone();
         let root = resolve::open_root(&host.alloc_root).map_err(InsideError::Host)?;
-        let (holding, family) = table::locate(root.as_fd(), &entries).map_err(InsideError::Search)?;
+        let (holding, directory) = table::locate(root.as_fd(), entries).map_err(InsideError::Search)?;
         let task = Path::new(alloc.as_str()).join(&binding.key.task);
         Ok(Self {
             top,
             present,
-            alloc_device: holding.device,
-            destination: family.join(&task).join(binding.key.destination.as_path()),
-            family,
+            destination: directory.join(&task).join(binding.key.destination.as_path()),
+            family: Family { device: holding.device, directory },
             task,
-            host_groups: entries.iter().filter_map(|entry| entry.peer_group).collect(),
+            own_table,
         })
     }
 
@@ -231,15 +225,15 @@ impl Original {
         Ok(clone)
     }
 
-    fn find_namespaces(&self, cache: &Cache) -> Result<Vec<Namespace>, InsideError> {
-        namespace::find(self.alloc_device, &self.family, &self.task, &mut lock(&cache.known))
-            .map_err(InsideError::Search)
+    fn find_namespaces(&self, cache: &Cache, since: Instant) -> Result<Vec<Namespace>, InsideError> {
+        cache.search.find(&self.family, &self.task, since).map_err(InsideError::Search)
     }
 }
 
 /// Makes true in every container of a task: where the binding's directory is visible, its present mount is on top; every
 /// other clone of it, in whole or of a directory in it, is one of the present mount; and what was `seen` in an earlier
-/// call is there still. Runs in a worker of the binding's source.
+/// call is there still. Runs in a worker of the binding's source. A container that comes after the look was `asked` for
+/// may not be found: whoever hears of it asks anew.
 ///
 /// The caller has proved that the host's mount is the right one and answers. `other_devices` are those of all other
 /// sources, which are not asked anything.
@@ -252,9 +246,9 @@ pub fn mend_inside(
     binding: &Binding,
     seen: &[Place],
     other_devices: &[(u32, u32)],
-    cache: &Cache,
+    asked: &Asked,
 ) -> Result<Found, InsideError> {
-    mend_inside_by(SwapBy::Beneath, host, alloc, binding, seen, other_devices, cache)
+    mend_inside_by(SwapBy::Beneath, host, alloc, binding, seen, other_devices, asked)
 }
 
 /// As [`mend_inside`], with dead mounts swapped as on a kernel that knows no more than `by`.
@@ -268,18 +262,20 @@ pub fn mend_inside_by(
     binding: &Binding,
     seen: &[Place],
     other_devices: &[(u32, u32)],
-    cache: &Cache,
+    asked: &Asked,
 ) -> Result<Found, InsideError> {
     // A task that sees the host's own mounts has no clone of any.
     if binding.placement == Placement::Link {
         return Ok(Found::default());
     }
-    let original = Original::of(host, alloc, binding)?;
+    let original = Original::of(host, alloc, binding, asked)?;
+    let cache = &*asked.cache;
+    let mut since = asked.since;
     let mut found = Found::default();
     let mut done: BTreeSet<u64> = BTreeSet::new();
     for _ in 0..SEARCHES {
         let mut is_complete = true;
-        for namespace in original.find_namespaces(cache)? {
+        for namespace in original.find_namespaces(cache, since)? {
             if done.contains(&namespace.id()) {
                 continue;
             }
@@ -304,6 +300,7 @@ pub fn mend_inside_by(
         if is_complete {
             break;
         }
+        since = Instant::now();
     }
     Ok(found)
 }
@@ -324,23 +321,24 @@ impl Mending<'_> {
         self.failures.push(Failure { namespace, pid, mount_point: mount_point.map(Path::to_owned), error });
     }
 
-    fn look(&self, asked: &Asked) -> Result<Sight<'_>, InsideError> {
+    fn look(&self, answers: &Answers) -> Result<Sight<'_>, InsideError> {
         let tree = Tree::new(self.namespace.read_table().map_err(InsideError::Namespace)?);
-        Ok(Sight::new(tree, self.original, self.other_devices, asked.dead.clone()))
+        Ok(Sight::new(tree, self.original, self.other_devices, answers.dead.clone()))
     }
 
     fn run(&mut self, seen: &[Place]) -> Result<(Vec<Place>, Vec<Mended>), InsideError> {
-        let mut asked = Asked::default();
+        let mut answers = Answers::default();
         let mut all_wanted: Option<Vec<Wanted>> = None;
         let mut causes: Vec<(PathBuf, Cause)> = Vec::new();
         let mut failed: BTreeSet<PathBuf> = BTreeSet::new();
         for step in 0.. {
-            let mut sight = self.look(&asked)?;
-            self.ask(&sight, &mut asked)?;
-            sight.dead.clone_from(&asked.dead);
+            let mut sight = self.look(&answers)?;
+            self.ask(&sight, &mut answers)?;
+            sight.dead.clone_from(&answers.dead);
             let wanted = all_wanted.get_or_insert_with(|| sight.wanted(self.namespace.id(), seen));
             let mut next = wanted.iter().filter(|wanted| !failed.contains(&wanted.mount_point));
-            let Some((wanted, fault)) = next.find_map(|wanted| Some((wanted, sight.fault(wanted, &asked.unanswered)?)))
+            let Some((wanted, fault)) =
+                next.find_map(|wanted| Some((wanted, sight.fault(wanted, &answers.unanswered)?)))
             else {
                 let places = sight.places(self.namespace.id());
                 let mended = causes.into_iter().filter_map(|(mount_point, cause)| {
@@ -398,14 +396,14 @@ impl Mending<'_> {
     }
 
     /// Asks the mounts that may be dead clones, each file system once.
-    fn ask(&self, sight: &Sight<'_>, asked: &mut Asked) -> Result<(), InsideError> {
+    fn ask(&self, sight: &Sight<'_>, answers: &mut Answers) -> Result<(), InsideError> {
         for entry in sight.suspects() {
             let device = entry.device;
-            if asked.has(device) {
+            if answers.has(device) {
                 continue;
             }
             if !lock(&self.cache.unanswered).insert(device) {
-                asked.unanswered.insert(device);
+                answers.unanswered.insert(device);
                 continue;
             }
             let waiting = Arc::clone(&self.cache.unanswered);
@@ -414,9 +412,9 @@ impl Mending<'_> {
             };
             match self.namespace.open(&sight.tree, &entry.mount_point) {
                 Ok(fd) => match namespace::is_dead_within(fd.as_fd(), DEATH_PATIENCE, forget) {
-                    Ok(Some(true)) => asked.dead.insert(device),
-                    Ok(Some(false)) => asked.alive.insert(device),
-                    Ok(None) => asked.unanswered.insert(device),
+                    Ok(Some(true)) => answers.dead.insert(device),
+                    Ok(Some(false)) => answers.alive.insert(device),
+                    Ok(None) => answers.unanswered.insert(device),
                     Err(error) => {
                         lock(&self.cache.unanswered).remove(&device);
                         return Err(InsideError::Search(error));
@@ -438,13 +436,13 @@ impl Mending<'_> {
 
 /// What the file systems of possibly dead clones have said.
 #[derive(Debug, Default)]
-struct Asked {
+struct Answers {
     dead: BTreeSet<(u32, u32)>,
     alive: BTreeSet<(u32, u32)>,
     unanswered: BTreeSet<(u32, u32)>,
 }
 
-impl Asked {
+impl Answers {
     fn has(&self, device: (u32, u32)) -> bool {
         [&self.dead, &self.alive, &self.unanswered].iter().any(|devices| devices.contains(&device))
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Cache, Holder, Host, InsideError, MOST_STEPS, Original, Place, SEARCHES};
 use crate::job::Placement;
@@ -24,11 +26,11 @@ pub fn release_inside(host: &Host, alloc: &AllocId, binding: &Binding, force: bo
     if binding.placement == Placement::Link {
         return Ok(());
     }
-    let original = Original::of(host, alloc, binding)?;
-    let cache = Cache::default();
+    let asked = Arc::<Cache>::default().ask();
+    let original = Original::of(host, alloc, binding, &asked)?;
     let mut taken: Vec<Place> = Vec::new();
     for _ in 0..SEARCHES {
-        let namespaces = original.find_namespaces(&cache)?;
+        let namespaces = original.find_namespaces(&asked.cache, Instant::now())?;
         let mut has_ended = false;
         if !force {
             for namespace in &namespaces {

@@ -119,29 +119,30 @@ impl<'a> Sight<'a> {
     /// Whether it is of another source. One that is a directory of the host may well be on the file system that Nomad's
     /// allocations are on too, over which every way in a container leads; and two may be on one.
     fn is_of_other(&self, entry: &Entry) -> bool {
-        let own = [self.original.alloc_device, self.original.present.device];
+        let own = [self.original.family.device, self.original.present.device];
         !own.contains(&entry.device) && self.other_devices.contains(&entry.device)
     }
 
     /// Where in the allocation directory's file system a mount point is, if it is there.
     fn in_allocation(&self, mount_point: &Path) -> Option<PathBuf> {
         let holder = self.tree.beneath(mount_point)?;
-        if holder.device != self.original.alloc_device {
+        if holder.device != self.original.family.device {
             return None;
         }
         Some(table::join(&holder.root, mount_point.strip_prefix(&holder.mount_point).ok()?))
     }
 
     fn is_of_another_destination(&self, entry: &Entry) -> bool {
-        self.in_allocation(&entry.mount_point)
-            .is_some_and(|place| place.starts_with(&self.original.family) && place != self.original.destination)
+        self.in_allocation(&entry.mount_point).is_some_and(|place| {
+            place.starts_with(&self.original.family.directory) && place != self.original.destination
+        })
     }
 
     /// Where the binding's own directory is visible.
     fn own_places(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();
         for entry in self.tree.entries() {
-            if entry.device != self.original.alloc_device {
+            if entry.device != self.original.family.device {
                 continue;
             }
             let Ok(below) = self.original.destination.strip_prefix(&entry.root) else { continue };
@@ -212,7 +213,7 @@ impl<'a> Sight<'a> {
         // What is below a mount that the host shares comes and goes with the host's own.
         wanted.retain(|wanted| {
             let group = self.tree.beneath(&wanted.mount_point).and_then(|beneath| beneath.peer_group);
-            group.is_none_or(|group| !self.original.host_groups.contains(&group))
+            group.is_none_or(|group| !self.original.own_table.peer_groups.contains(&group))
         });
         wanted.sort_by_key(|wanted| wanted.mount_point.components().count());
         wanted
@@ -225,7 +226,7 @@ impl<'a> Sight<'a> {
         // Where the place is the root of the very mount that holds the allocation directory, that is what lies beneath.
         let above = stack.iter().rposition(|entry| {
             let is_holder = self.original.destination.starts_with(&entry.root) && !self.is_clone(entry);
-            is_holder && entry.device == self.original.alloc_device
+            is_holder && entry.device == self.original.family.device
         });
         let stack = &stack[above.map_or(0, |above| above + 1)..];
         let is_right =
