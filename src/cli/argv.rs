@@ -7,6 +7,11 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 /// flags or a value that begins with a dash is not bent into something else.
 pub const WORDS: &[&str] = &[
     "alloc",
+    "destination",
+    "force",
+    "name",
+    "on-failure",
+    "read-only",
     "config",
     "help",
     "job",

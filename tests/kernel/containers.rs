@@ -173,7 +173,7 @@ impl Task {
     /// Mends beside other sources, which are on these devices.
     pub fn try_mend_beside(&self, devices: &[(u32, u32)]) -> Result<Found, InsideError> {
         let by = SwapBy::Beneath;
-        mend_inside_by(by, &self.host, &self.alloc, &self.binding, &[], devices, &self.cache)
+        mend_inside_by(by, &self.host, &self.alloc, &self.binding, &[], devices, &self.cache.ask())
     }
 
     /// Mends; nothing may fail.
