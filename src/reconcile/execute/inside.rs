@@ -161,7 +161,7 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (process {})", self.command, self.pid)
+        write!(f, "{} (pid {})", self.command, self.pid)
     }
 }
 
@@ -356,6 +356,8 @@ impl Mending<'_> {
                 }
                 Ok(_) => {}
                 Err(error @ InsideError::Namespace(NamespaceError::Ended)) => return Err(error),
+                // A runtime that sets its container up changes the root itself, and with it every path.
+                Err(InsideError::Namespace(NamespaceError::Changed(_))) if step < MOST_STEPS => all_wanted = None,
                 Err(error) => {
                     failed.insert(wanted.mount_point.clone());
                     self.fail(Some(&wanted.mount_point), error);
