@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 use saddlebag::reconcile::execute::inside::{Cause, Found, InsideError, SwapBy, release_inside};
 use saddlebag::sys::namespace::{Namespace, NamespaceError};
 use saddlebag::sys::tree::Tree;
-use saddlebag::sys::{mount, resolve, table};
+use saddlebag::sys::{identity, mount, resolve, table};
 
 use crate::containers::{Container, Task};
 use crate::scene::in_private_namespace;
@@ -167,6 +167,21 @@ fn a_clone_of_a_directory_below_another_clone_is_there_again_after_both_died() {
             assert_eq!(found.places.len(), 5, "{found:?}");
             assert_eq!(container.sh("!cat /data/inner/two"), "acknowledged");
         }
+    });
+}
+
+#[test]
+fn a_source_that_is_a_directory_beside_the_allocations_hinders_no_mending() {
+    in_private_namespace(|| {
+        let mut task = Task::bound();
+        let mut container = Container::start(&task);
+        task.renew();
+        // The file system that both are on, as a rule that of the host's root.
+        let shared = identity::identify(resolve::open_root(task.directory.path()).unwrap().as_fd()).unwrap().device;
+        let found = task.try_mend_beside(&[shared]).unwrap();
+        assert!(found.failures.is_empty(), "{:?}", found.failures);
+        assert_eq!(causes(&found), all(Cause::Dead));
+        assert_serves(&mut container);
     });
 }
 

@@ -93,9 +93,7 @@ impl<'a> Sight<'a> {
     }
 
     fn is_suspect(&self, entry: &Entry) -> bool {
-        entry.device != self.original.present.device
-            && !self.other_devices.contains(&entry.device)
-            && self.below(entry).is_some()
+        entry.device != self.original.present.device && !self.is_of_other(entry) && self.below(entry).is_some()
     }
 
     /// A clone of this binding, dead or alive, and not one that belongs to another place below Nomad's directory.
@@ -115,7 +113,14 @@ impl<'a> Sight<'a> {
     /// Whether no mount of another source is on the way.
     fn is_clear(&self, path: &Path) -> bool {
         let mut way = self.tree.way(path).into_iter().filter(|entry| entry.mount_point != path);
-        way.all(|entry| !self.other_devices.contains(&entry.device))
+        way.all(|entry| !self.is_of_other(entry))
+    }
+
+    /// Whether it is of another source. One that is a directory of the host may well be on the file system that Nomad's
+    /// allocations are on too, over which every way in a container leads; and two may be on one.
+    fn is_of_other(&self, entry: &Entry) -> bool {
+        let own = [self.original.alloc_device, self.original.present.device];
+        !own.contains(&entry.device) && self.other_devices.contains(&entry.device)
     }
 
     /// Where in the allocation directory's file system a mount point is, if it is there.
