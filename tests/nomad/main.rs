@@ -18,5 +18,6 @@ mod metrics;
 mod promises;
 mod refusals;
 mod secured;
+mod soak;
 mod sockets;
 mod words;
