@@ -19,5 +19,6 @@ mod metrics;
 mod promises;
 mod refusals;
 mod secured;
+mod soak;
 mod sockets;
 mod words;

@@ -151,6 +151,18 @@ impl World {
     /// # Errors
     /// Where there is no answer within 15 s, with any status above 399, and where it is not JSON.
     pub fn api(&self, method: &str, path: &str) -> anyhow::Result<Value> {
+        self.call_api(method, path, None)
+    }
+
+    /// Calls Nomad's HTTP API with a body.
+    ///
+    /// # Errors
+    /// As [`World::api`].
+    pub fn api_with(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.call_api(method, path, Some(body))
+    }
+
+    fn call_api(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "15", "-X", method]);
         for (variable, flag) in
@@ -162,6 +174,9 @@ impl World {
         }
         if let Ok(token) = self.variable("NOMAD_TOKEN") {
             curl.args(["-H", &format!("X-Nomad-Token: {token}")]);
+        }
+        if let Some(body) = body {
+            curl.args(["--data-binary", &body.to_string()]);
         }
         let answer = output(curl.arg(format!("{}{path}", self.variable("NOMAD_ADDR")?)))?;
         if answer.trim().is_empty() {
@@ -210,6 +225,25 @@ impl World {
         let found: Vec<&str> = log.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).collect();
         anyhow::ensure!(found.is_empty(), "Nomad could not destroy an allocation's directory:\n{}", found.join("\n"));
         Ok(())
+    }
+
+    /// Starts a SeaweedFS of this world alone, which may be killed by [`World::end`] of `seaweedfs` and started again on
+    /// its data. The script that starts it ends when it stores files. See [`World::own_filer`].
+    ///
+    /// # Errors
+    /// Where the script does not start.
+    pub fn start_own_seaweedfs(&self) -> anyhow::Result<std::process::Child> {
+        let mut command = self.lab_command();
+        command.arg("seaweedfs").arg(&self.directory).stdout(std::process::Stdio::null());
+        command.spawn().context("starting SeaweedFS")
+    }
+
+    /// The address of the filer of [`World::start_own_seaweedfs`], once it has served.
+    ///
+    /// # Errors
+    /// Where there was none yet.
+    pub fn own_filer(&self) -> anyhow::Result<String> {
+        read_line(&self.directory.join("filer.address"))
     }
 
     /// Polls a condition; a failure shows the ends of the agent's, the guard's and Nomad's logs. See [`wait_until`].

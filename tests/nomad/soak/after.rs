@@ -1,0 +1,337 @@
+//! What may be left when all is over, and what must be there.
+
+use super::storm::{LONG, Storm, folder, status};
+use super::witness::{File, Kept};
+use crate::guard::scene::find_guards;
+use crate::load;
+use crate::support::{World, mounts_below};
+use anyhow::Context as _;
+use nix::unistd::Pid;
+use saddlebag::sys::process;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// What a process holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What each of its descriptors leads to, without the numbers of what is anonymous.
+    descriptors: Vec<String>,
+    /// The names of its threads.
+    threads: Vec<String>,
+}
+
+/// All that a world at rest has, beside its volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    agent: Held,
+    guard: Held,
+    keeper: Held,
+    /// Processes by their program and its first argument.
+    processes: Vec<String>,
+    /// Directories below state and run directory, and in Nomad's allocation root.
+    directories: BTreeSet<PathBuf>,
+    mounts: BTreeSet<PathBuf>,
+}
+
+/// Bytes of resident memory of agent and guard.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    agent: u64,
+    guard: u64,
+}
+
+/// What an agent may have grown by since it had its first jobs: its heap keeps what it once needed for so many
+/// allocations. Half of it for the guard.
+const MARGIN: u64 = 6 << 20;
+
+fn agent(storm: &Storm) -> anyhow::Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(storm.world.agent_pid().context("no agent")?)?))
+}
+
+fn one_guard(world: &World, keeper: bool) -> anyhow::Result<Option<Pid>> {
+    let found = find_guards(&world.run_dir(), keeper);
+    Ok(if let [one] = found[..] { Some(one) } else { None })
+}
+
+/// Nobody uses anything, and nobody is about to: what is there now is what is always there, or what was there `before`.
+pub fn wait_at_rest(storm: &Storm, before: Option<&Rest>) -> anyhow::Result<Rest> {
+    let world = &storm.world;
+    let (mut last, mut same) = (String::new(), (None, 0));
+    let waited = world.wait_until("a world at rest", LONG, || {
+        if let Some(obstacle) = find_obstacle(world)? {
+            last = obstacle;
+            // What has ended since the last collection.
+            world.system_gc()?;
+            std::thread::sleep(Duration::from_millis(300));
+            return Ok(None);
+        }
+        // What ends meanwhile cannot be read.
+        let Ok(rest) = look(storm) else { return Ok(None) };
+        if let Some(before) = before {
+            last = differences(before, &rest);
+            return Ok((rest == *before).then_some(rest));
+        }
+        same = (Some(rest.clone()), if same.0.as_ref() == Some(&rest) { same.1 + 1 } else { 0 });
+        last = format!("{rest:#?}");
+        Ok((same.1 == 10).then_some(rest))
+    });
+    waited.with_context(|| last)
+}
+
+/// What is still in use.
+fn find_obstacle(world: &World) -> anyhow::Result<Option<String>> {
+    let status = status(world)?;
+    let bindings = status["bindings"].as_array().context("bindings")?;
+    if !bindings.is_empty() {
+        return Ok(Some(format!("bindings: {bindings:#?}")));
+    }
+    let pages = load::pages(world)?;
+    if !pages.is_empty() {
+        return Ok(Some(format!("pages: {pages:#?}")));
+    }
+    let allocations: Vec<_> = std::fs::read_dir(world.directory().join("nomad/alloc"))?.flatten().collect();
+    if !allocations.is_empty() {
+        return Ok(Some(format!("directories of allocations: {allocations:#?}")));
+    }
+    if status["recovery"]["unexplained"].as_array().is_some_and(|all| !all.is_empty()) {
+        return Ok(Some(format!("{:#}", status["recovery"])));
+    }
+    Ok(None)
+}
+
+fn look(storm: &Storm) -> anyhow::Result<Rest> {
+    let world = &storm.world;
+    let mut directories = BTreeSet::new();
+    for root in [world.state_dir(), world.run_dir(), world.directory().join("nomad/alloc")] {
+        find_directories(&root, &mut directories)?;
+    }
+    let state = world.state_dir();
+    // A mount program's cache is its own.
+    directories.retain(|path| !path.components().any(|part| part.as_os_str() == "cache") || !path.starts_with(&state));
+    let mut agent = held(agent(storm)?)?;
+    let mut guard = held(one_guard(world, false)?.context("one guard")?)?;
+    forget_connections(&mut agent, &mut guard)?;
+    Ok(Rest {
+        agent,
+        guard,
+        keeper: held(one_guard(world, true)?.context("one keeper")?)?,
+        processes: find_processes(world)?,
+        directories,
+        mounts: mounts_below(world.directory())?.into_iter().collect(),
+    })
+}
+
+/// What is there more or less often than before.
+fn differences(before: &Rest, now: &Rest) -> String {
+    fn count(all: &[String]) -> BTreeMap<&str, i64> {
+        all.iter().fold(BTreeMap::new(), |mut counts, one| {
+            *counts.entry(one.as_str()).or_default() += 1;
+            counts
+        })
+    }
+    let paths = |all: &BTreeSet<PathBuf>| all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let mut text = String::new();
+    let mut compare = |name: &str, before: &[String], now: &[String]| {
+        let (before, now) = (count(before), count(now));
+        for one in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+            let times = |counts: &BTreeMap<&str, i64>| counts.get(*one).copied().unwrap_or_default();
+            if times(&before) != times(&now) {
+                text.push_str(&format!("{name}: {} times {one}, before {}\n", times(&now), times(&before)));
+            }
+        }
+    };
+    let held = [("agent", &before.agent, &now.agent), ("guard", &before.guard, &now.guard)];
+    for (name, before, now) in held.into_iter().chain([("keeper", &before.keeper, &now.keeper)]) {
+        compare(&format!("descriptors of the {name}"), &before.descriptors, &now.descriptors);
+        compare(&format!("threads of the {name}"), &before.threads, &now.threads);
+    }
+    compare("processes", &before.processes, &now.processes);
+    compare("directories", &paths(&before.directories), &paths(&now.directories));
+    compare("mounts", &paths(&before.mounts), &paths(&now.mounts));
+    text
+}
+
+fn held(pid: Pid) -> anyhow::Result<Held> {
+    let mut descriptors = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        // One that is closed meanwhile is none.
+        let Ok(to) = std::fs::read_link(entry.path()) else { continue };
+        let to = to.to_string_lossy().into_owned();
+        let is_named = to.starts_with('/') && !to.starts_with("/proc/");
+        descriptors.push(if is_named { to } else { to.replace(|c: char| c.is_ascii_digit(), "") });
+    }
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        threads.push(std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned());
+    }
+    descriptors.sort_unstable();
+    threads.sort_unstable();
+    Ok(Held { descriptors, threads })
+}
+
+/// The agent keeps connections to the guard for its next calls, as many as it has once made at a time and at most 8,
+/// and the guard has a thread for each: exactly these are left out.
+fn forget_connections(agent: &mut Held, guard: &mut Held) -> anyhow::Result<()> {
+    let all = guard.threads.len();
+    guard.threads.retain(|name| name != "control");
+    let connections = all - guard.threads.len();
+    anyhow::ensure!(connections <= 8, "{connections} connections");
+    for held in [agent, guard] {
+        for _ in 0..connections {
+            let socket = held.descriptors.iter().position(|to| to.starts_with("socket:"));
+            held.descriptors.remove(socket.context("fewer sockets than connections")?);
+        }
+    }
+    Ok(())
+}
+
+/// Those below it on the same file system.
+fn find_directories(root: &Path, found: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
+    let device = root.metadata()?.dev();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory)?.flatten() {
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                found.insert(entry.path());
+                if metadata.dev() == device {
+                    open.push(entry.path());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All of this world, and zombies that nobody of it has asked for.
+fn find_processes(world: &World) -> anyhow::Result<Vec<String>> {
+    let place = world.directory().to_str().context("UTF-8")?;
+    let mut found = BTreeMap::new();
+    let mut zombies = Vec::new();
+    for pid in process::find_processes()? {
+        let read = |what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+        let (line, environment) = (read("cmdline"), read("environ"));
+        let names = |bytes: &[u8]| bytes.windows(place.len()).any(|window| window == place.as_bytes());
+        if process::is_zombie(pid) {
+            let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+            let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
+            zombies.push((parent.unwrap_or_default(), stat));
+        } else if names(&line) || names(&environment) {
+            let words: Vec<String> =
+                line.split(|byte| *byte == 0).take(2).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            let program = words.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            found.insert(pid, format!("{program} {}", words.get(1).map_or("", String::as_str)));
+        }
+    }
+    let left = zombies.into_iter().filter(|(parent, _)| found.contains_key(parent)).map(|(_, stat)| stat);
+    let mut all: Vec<String> = left.chain(found.values().cloned()).collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+pub fn memory(storm: &Storm) -> anyhow::Result<Memory> {
+    let guard = one_guard(&storm.world, false)?.context("one guard")?;
+    Ok(Memory {
+        agent: process::resident_memory(agent(storm)?.as_raw())?,
+        guard: process::resident_memory(guard.as_raw())?,
+    })
+}
+
+/// They have not grown by more than a margin.
+pub fn assert_no_growth(before: Memory, now: Memory) -> anyhow::Result<()> {
+    println!("memory before {before:?}, now {now:?}");
+    anyhow::ensure!(now.agent <= before.agent + MARGIN, "the agent: {before:?}, {now:?}");
+    anyhow::ensure!(now.guard <= before.guard + MARGIN / 2, "the guard: {before:?}, {now:?}");
+    Ok(())
+}
+
+/// Nomad could remove every directory whenever an agent was there.
+pub fn assert_no_destroy_errors(storm: &Storm) -> anyhow::Result<()> {
+    // As in World::assert_no_destroy_errors.
+    let marks = ["error running destroy hooks", "error destroying alloc dir", "failed to remove"];
+    let log = storm.world.nomad_log()?;
+    let mut found = Vec::new();
+    for line in log.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))) {
+        let time = line.split_whitespace().next().unwrap_or_default();
+        let at = humantime::parse_rfc3339(time).with_context(|| format!("the time of {line}"))?;
+        let was_away = storm.without_agent.iter().any(|(from, to)| {
+            // What it refused just before it was there again is logged a little later.
+            at >= *from && at <= to.unwrap_or_else(SystemTime::now) + Duration::from_secs(3)
+        });
+        if !was_away {
+            found.push(line);
+        }
+    }
+    anyhow::ensure!(found.is_empty(), "with an agent, Nomad could not remove:\n{}", found.join("\n"));
+    Ok(())
+}
+
+/// Every record that a completed fsync has promised is in its volume, in order and unchanged, and nothing else is.
+/// Returns how many there are.
+pub fn assert_whole(storm: &Storm) -> anyhow::Result<u64> {
+    let kept = storm.witness.seen().files.clone();
+    let mut missing: BTreeSet<&File> = kept.iter().filter(|(_, kept)| kept.count > 0).map(|(file, _)| file).collect();
+    let mut wrong = Vec::new();
+    for root in volume_roots(&storm.world)? {
+        for volume in std::fs::read_dir(&root).with_context(|| format!("listing {}", root.display()))? {
+            let volume = volume?;
+            let name = volume.file_name().to_string_lossy().into_owned();
+            for entry in std::fs::read_dir(volume.path())? {
+                let file = File { volume: name.clone(), name: entry?.file_name().to_string_lossy().into_owned() };
+                let known = kept.get(&file).copied().unwrap_or_default();
+                let path = volume.path().join(&file.name);
+                if let Err(error) = assert_file(&path, &file, known) {
+                    wrong.push(format!("{error:#}"));
+                }
+                missing.remove(&file);
+            }
+        }
+    }
+    anyhow::ensure!(missing.is_empty() && wrong.is_empty(), "missing: {missing:#?}\nwrong: {wrong:#?}");
+    Ok(kept.values().map(|kept| kept.count).sum())
+}
+
+fn volume_roots(world: &World) -> anyhow::Result<Vec<PathBuf>> {
+    let mut roots = vec![world.directory().join("disk")];
+    for source in status(world)?["sources"].as_array().context("sources")? {
+        if source["kind"] == "seaweedfs" {
+            let mount = source["mount_point"].as_str().with_context(|| format!("not attached: {source:#}"))?;
+            roots.push(Path::new(mount).join(folder(world)?));
+        }
+    }
+    Ok(roots)
+}
+
+const RECORD: usize = 64;
+
+fn assert_file(path: &Path, file: &File, kept: Kept) -> anyhow::Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let whole = usize::try_from(kept.count)?;
+    let length = bytes.len();
+    anyhow::ensure!(length >= whole * RECORD, "{file:?}: {length} bytes of {whole} records that were promised");
+    // The next one may have become durable, or half of it, with nobody left to hear of it.
+    anyhow::ensure!(length <= (whole + 1) * RECORD, "{file:?}: {length} bytes where {whole} records were promised");
+    let identity = hash(&format!("{}/{}", file.volume, file.name));
+    for (number, record) in bytes.chunks(RECORD).take(whole).enumerate() {
+        let wanted = make_record(identity, number as u64);
+        anyhow::ensure!(
+            record == wanted.as_bytes(),
+            "{file:?}: record {number} of {whole} is {:?} in place of {wanted:?}",
+            String::from_utf8_lossy(record)
+        );
+    }
+    Ok(())
+}
+
+/// FNV-1a, as in `soak.c`.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn make_record(identity: u64, number: u64) -> String {
+    let mix = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ identity;
+    let text = format!("{number:016} {mix:016x} {:016x}", !mix);
+    format!("{text:.<63}\n")
+}

@@ -1,0 +1,109 @@
+//! Which errors a task may see, and when: those of its own mount program's death, or its filer's, until all is mended.
+
+use super::storm::status;
+use super::witness::{Call, Witness, now};
+use crate::support::World;
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A time in which calls on a source's volumes may fail.
+#[derive(Debug)]
+struct Fault {
+    began: u64,
+    /// Not yet over.
+    ended: Option<u64>,
+}
+
+/// What is and was amiss with the sources, by their names.
+#[derive(Default)]
+pub struct Weather {
+    faults: BTreeMap<&'static str, Vec<Fault>>,
+    killed: BTreeSet<i64>,
+    pub is_filer_away: bool,
+    /// Calls that failed when they might.
+    pub excused: usize,
+}
+
+impl Weather {
+    /// Before somebody is killed.
+    pub fn begin(&mut self, source: &'static str, programs: &[Pid]) {
+        self.killed.extend(programs.iter().map(|pid| i64::from(pid.as_raw())));
+        let faults = self.faults.entry(source).or_default();
+        if faults.last().is_none_or(|last| last.ended.is_some()) {
+            faults.push(Fault { began: now(), ended: None });
+        }
+    }
+
+    pub fn is_rough(&self) -> bool {
+        self.open().next().is_some()
+    }
+
+    fn open(&self) -> impl Iterator<Item = &'static str> {
+        let is_open = |faults: &&Vec<Fault>| faults.last().is_some_and(|last| last.ended.is_none());
+        self.faults.iter().filter(move |(_, faults)| is_open(faults)).map(|(source, _)| *source)
+    }
+
+    /// A fault is over when the agent calls the source attached, by a program that nobody has killed, and every binding
+    /// of it that a task uses mounted.
+    pub fn look(&mut self, world: &World, witness: &Witness, serves: bool) -> anyhow::Result<()> {
+        // An agent that is about to be ready has no answer yet.
+        let Ok(status) = status(world) else { return Ok(()) };
+        let mended: Vec<_> =
+            self.open().filter(|source| self.obstacle(&status, witness, source, serves).is_none()).collect();
+        for source in mended {
+            if let Some(last) = self.faults.get_mut(source).and_then(|faults| faults.last_mut()) {
+                last.ended = Some(now());
+                println!("         {} {source} is mended after {} ms", now(), now() - last.began);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is not mended.
+    fn obstacle(&self, status: &Value, witness: &Witness, name: &str, serves: bool) -> Option<String> {
+        if name == "main" && !serves {
+            return Some("its SeaweedFS does not serve".to_owned());
+        }
+        let source = status["sources"].as_array()?.iter().find(|source| source["name"] == name)?;
+        let pid = source["pid"].as_i64();
+        if source["state"] != "attached" || pid.is_none_or(|pid| self.killed.contains(&pid)) {
+            return Some(format!("{source:#}"));
+        }
+        let used = witness.seen().connected.clone();
+        let is_used = |one: &&Value| {
+            let word = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+            used.contains(&(word("alloc"), word("task")))
+        };
+        let mut bindings = status["bindings"].as_array()?.iter().filter(|one| one["source"] == name).filter(is_used);
+        bindings.find(|one| one["state"] != "mounted" && one["state"] != "leaving").map(|one| format!("{one:#}"))
+    }
+
+    /// Why it is still rough.
+    pub fn explain(&self, world: &World, witness: &Witness) -> String {
+        let Ok(status) = status(world) else { return "no agent answers".to_owned() };
+        let why = |source| format!("{source}: {:?}", self.obstacle(&status, witness, source, !self.is_filer_away));
+        self.open().map(why).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Fails where a call has failed that might not.
+    pub fn judge(&mut self, witness: &Witness) -> anyhow::Result<()> {
+        let (faults, wrongs) = {
+            let mut seen = witness.seen();
+            (std::mem::take(&mut seen.faults), seen.wrongs.clone())
+        };
+        anyhow::ensure!(wrongs.is_empty(), "seen by tasks:\n{}", wrongs.join("\n"));
+        for fault in faults {
+            let source = fault.file.volume.split('-').next().unwrap_or_default();
+            let known = self.faults.get(source).map(Vec::as_slice).unwrap_or_default();
+            let may = known.iter().any(|of| of.began <= fault.ended && of.ended.is_none_or(|end| fault.began <= end));
+            let Call { file, job, began, ended, call } = &fault;
+            anyhow::ensure!(
+                may,
+                "{call} of {job}, {file:?}, from {began} to {ended}, and nothing was amiss; known: {known:?}"
+            );
+            self.excused += 1;
+        }
+        Ok(())
+    }
+}
