@@ -37,7 +37,7 @@ pub fn measure(report: &mut Report, filer: &str, weed: &Path) -> anyhow::Result<
     let weed = Pid::from_raw(i32::try_from(source("stops")?.pid.context("its program")?)?);
     kill(weed, Signal::SIGSTOP)?;
     let meanwhile = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| rig.ask_for_mounts(waits));
+        let waiting = scope.spawn(|| rig.ask_patiently(waits));
         let meanwhile = wait_until("a source that hangs", || Ok(source("stops")?.state == "hung")).and_then(|()| {
             (SAMPLES + 1..=2 * SAMPLES).map(|number| rig.ask_for_mounts(number)).collect::<anyhow::Result<Vec<_>>>()
         });

@@ -189,12 +189,15 @@ pub fn measure_seaweedfs(report: &mut Report, filer: &str, weed: &Path) -> anyho
     // The first makes the directory.
     rig.ask_for_mounts(0)?;
     let limit = Limit::new(&Path::new(&mounted).join("bench"), &rig.directory.join("limit"))?;
-    let (mut asked, mut turns) = (Vec::new(), Samples::default());
+    let (mut asked, mut answers, mut turns) = (Vec::new(), Vec::new(), Samples::default());
     for number in 1..=WARM {
         asked.push(rig.ask_for_mounts(number)?);
         limit.take_turn(&rig.state_dir().join("ledger"), &mut turns)?;
+        answers.push(limit.time_an_answer()?);
     }
-    write_beside_limit(report, "Hook to answer, SeaweedFS that is mounted", &asked, &turns);
+    let section = "Hook to answer, SeaweedFS that is mounted";
+    write_beside_limit(report, section, &asked, &turns);
+    report.samples(section, "of it `weed mount` itself: whether the volume's directory answers", "ms", &answers);
     drop(rig);
 
     let mut rig = Rig::new(&backend("  attach = \"demand\"\n  linger = \"50ms\"\n"))?;

@@ -3,7 +3,7 @@
 use crate::rig::milliseconds;
 use anyhow::Context as _;
 use saddlebag::sys::fanotify::Group;
-use saddlebag::sys::{mount, resolve};
+use saddlebag::sys::{identity, mount, resolve};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -50,6 +50,15 @@ impl Limit {
         let folder = resolve::open_root(&self.folder)?;
         mount::detach(folder.as_fd(), OsStr::new(PLACE))?;
         Ok(())
+    }
+
+    /// How long the source's file system takes to say that the directory is there and answers, in milliseconds: a hook
+    /// waits for that before it binds.
+    pub fn time_an_answer(&self) -> anyhow::Result<f64> {
+        let source = resolve::open_root(&self.source)?;
+        let begun = Instant::now();
+        identity::answers(source.as_fd())?;
+        Ok(milliseconds(begun))
     }
 
     /// One sample of each, and the fsync of a new file of a page's size in `ledger`.

@@ -147,13 +147,19 @@ impl Rig {
     /// Asks as `saddlebag mount` does, in this process; milliseconds until the answer.
     pub fn ask_for_mounts(&self, number: usize) -> anyhow::Result<f64> {
         let begun = Instant::now();
-        let request = MountRequest { alloc: Some(alloc_id(number)), task: Some("storage".into()) };
-        let question = Question::post("/v1/mount", &request)?;
-        let reply: MountReply = block_on(ask(&self.alloc_socket(number), question, begun + PATIENCE))??;
+        let reply = self.ask_patiently(number)?;
         let took = milliseconds(begun);
         anyhow::ensure!(reply.bindings.iter().all(|binding| !binding.already), "allocation {number} had its volume");
-        anyhow::ensure!(!reply.bindings.is_empty(), "allocation {number} got no volume");
         Ok(took)
+    }
+
+    /// The same where it may be found in place: a source that hung while it was bound is looked at once more.
+    pub fn ask_patiently(&self, number: usize) -> anyhow::Result<MountReply> {
+        let request = MountRequest { alloc: Some(alloc_id(number)), task: Some("storage".into()) };
+        let question = Question::post("/v1/mount", &request)?;
+        let reply: MountReply = block_on(ask(&self.alloc_socket(number), question, Instant::now() + PATIENCE))??;
+        anyhow::ensure!(!reply.bindings.is_empty(), "allocation {number} got no volume");
+        Ok(reply)
     }
 
     /// Runs `saddlebag mount` as the prestart task does; milliseconds until its end.

@@ -32,6 +32,7 @@ use crate::nomad::client::Client;
 use crate::nomad::model::{AllocId, Node};
 use crate::nomad::watch::{News, WatchHandle};
 use crate::sys::identity::Identity;
+use crate::sys::memory;
 use crate::sys::removals::{Removal, Removals};
 use crate::sys::table_watch::{TableEvent, TableWatch};
 use crate::volume::Registry;
@@ -183,6 +184,9 @@ pub enum StartError {
 
 /// How long at most a start waits for what an earlier agent had mounted before it says that it is ready.
 const SETTLE: Duration = Duration::from_secs(60);
+
+/// With so many allocations from the ledger the heap of a start is worth being given back.
+const MANY_ENTRIES: usize = 100;
 
 impl Reconciler {
     /// A reconciler that knows what the ledger knows. `settled` is told once every recorded binding is proved or has
@@ -429,6 +433,13 @@ impl Reconciler {
             && let Some(settled) = self.settled.take()
         {
             let _ = settled.send(());
+            if self.entries.len() >= MANY_ENTRIES {
+                // Reading the ledger and looking at each of its bindings took more than keeping them does.
+                self.submit(Desk::Host, || {
+                    memory::give_back();
+                    Done::Nothing
+                });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::sys::memory;
 use crate::sys::namespace::Search;
 use crate::sys::own_table::OwnTable;
 
@@ -16,14 +17,20 @@ pub struct Cache {
     /// Devices that were asked whether they are dead and have not answered yet.
     pub(super) unanswered: Arc<Mutex<BTreeSet<(u32, u32)>>>,
     asked: AtomicUsize,
+    /// The most that had asked at a time, since nobody had.
+    most: AtomicUsize,
 }
+
+/// After so many looks in a row what they needed is worth being given back.
+const MANY: usize = 100;
 
 impl Cache {
     /// Asks for a look, from now on: whatever pass over processes and mounts begins later serves it, and all others that
     /// have asked by then. To be called when the need arises, not when the look begins.
     #[must_use]
     pub fn ask(self: &Arc<Self>) -> Asked {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(asked, Ordering::Relaxed);
         Asked { cache: Arc::clone(self), since: Instant::now() }
     }
 
@@ -46,6 +53,9 @@ impl Drop for Asked {
         if self.cache.asked.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.cache.search.forget_last();
             self.cache.own_table.forget_last();
+            if self.cache.most.swap(0, Ordering::Relaxed) >= MANY {
+                memory::give_back();
+            }
         }
     }
 }
