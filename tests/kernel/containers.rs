@@ -176,12 +176,6 @@ impl Task {
         mend_inside_by(by, &self.host, &self.alloc, &self.binding, &[], devices, &self.cache.ask())
     }
 
-    /// Mends beside other sources, which are on these devices.
-    pub fn try_mend_beside(&self, devices: &[(u32, u32)]) -> Result<Found, InsideError> {
-        let by = SwapBy::Beneath;
-        mend_inside_by(by, &self.host, &self.alloc, &self.binding, &[], devices, &self.cache)
-    }
-
     /// Mends; nothing may fail.
     pub fn mend(&self, seen: &[Place]) -> Found {
         let found = self.try_mend(SwapBy::Beneath, seen).unwrap();
