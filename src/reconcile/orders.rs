@@ -471,10 +471,20 @@ impl Reconciler {
             live.taken_back.is_some() && is_free && !live.is_held_back(true, now)
         };
         // What is on no page was never mounted.
-        entry.bindings.retain(|_, live| !is_due(live) || live.intent.is_some());
-        let due: Vec<BindingKey> =
-            entry.bindings.values().filter(|live| is_due(live)).map(|live| live.binding.key.clone()).collect();
-        for key in due.into_iter().filter(|key| entry.uses(key)).collect::<Vec<_>>() {
+        let is_nowhere = |live: &Live| is_due(live) && live.intent.is_none();
+        let unused: Vec<_> =
+            entry.bindings.values().filter(|live| is_nowhere(live)).map(|live| live.binding.source.clone()).collect();
+        entry.bindings.retain(|_, live| !is_nowhere(live));
+        let due: Vec<BindingKey> = entry
+            .bindings
+            .iter()
+            .filter(|(key, live)| is_due(live) && entry.uses(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for source in unused {
+            self.linger(&source);
+        }
+        for key in due {
             self.start_taking_out(alloc, &key);
         }
     }
