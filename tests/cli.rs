@@ -16,7 +16,7 @@ use axum::extract::Path as UrlPath;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use saddlebag::api::types::{
-    AttachRequest, BindingStatus, DetachReply, DetachRequest, Detached, ErrorReply, Explanation, GuardStatus,
+    AttachRequest, BindingStatus, DetachReply, DetachRequest, Detached, ErrorReply, Explanation, GuardStatus, Happened,
     MountReply, MountRequest, Mounted, NomadStatus, SourceStatus, Status, Step, StepState,
 };
 use saddlebag::job::{OnFailure, Refusal};
@@ -567,6 +567,32 @@ Steps
         let output = saddlebag(&["explain", bad], &[("SADDLEBAG_SOCKET", &socket)]);
         assert_eq!(code(&output), 64, "{bad}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn status_shows_what_last_happened_to_a_volume_and_whether_it_was_mended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let mut shown = status();
+    let happened = |cause: &str, at: &str| Some(Happened { cause: cause.into(), at: at.into() });
+    shown.bindings[0].last_fault = happened("its mount died", "2026-11-21T10:00:00Z");
+    shown.bindings[0].last_repair = happened("its mount died", "2026-11-21T10:00:02Z");
+    shown.bindings[1].last_fault = happened("something was mounted over it", "2026-11-21T11:00:00Z");
+    shown.bindings[1].last_repair = happened("its mount died", "2026-11-21T09:00:00Z");
+    shown.bindings[1].by_hand = true;
+    let [first, second] = [0, 1].map(|at: usize| {
+        let BindingStatus { volume, task, job, alloc, .. } = shown.bindings[at].clone();
+        format!("{volume} for task {task} of job {job} (allocation {})", &alloc[..8])
+    });
+    let by_hand = format!("{} (by hand)", shown.bindings[1].volume);
+    serve(&socket, axum::Router::new().route("/v1/status", get(move || async move { Json(shown) })));
+    let output = saddlebag(&["status"], &[("SADDLEBAG_SOCKET", &socket)]);
+    let said = format!(
+        "Last faults\n2026-11-21T10:00:00Z  {first}: its mount died; mended 2026-11-21T10:00:02Z\n\
+         2026-11-21T11:00:00Z  {second}: something was mounted over it; not mended yet\n"
+    );
+    assert!(stdout(&output).ends_with(&said), "{}", stdout(&output));
+    assert!(stdout(&output).contains(&by_hand), "{}", stdout(&output));
 }
 
 #[test]

@@ -50,6 +50,10 @@ pub(super) fn page(status: &Status, is_filtered: bool) -> String {
     if !troubles.is_empty() {
         page.push(format!("Not well\n{}", troubles.join("\n")));
     }
+    let faults: Vec<String> = status.bindings.iter().filter_map(fault).collect();
+    if !faults.is_empty() {
+        page.push(format!("Last faults\n{}", faults.join("\n")));
+    }
     page.join("\n\n")
 }
 
@@ -142,6 +146,20 @@ fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {
         [volume, alloc, binding.namespace.clone(), job, task, source, access, state, age]
     };
     table::plain(header, bindings.iter().map(row))
+}
+
+/// What last happened to a volume under its task, and whether it was mended after that.
+fn fault(binding: &BindingStatus) -> Option<String> {
+    let BindingStatus { volume, task, job, alloc, last_fault: Some(fault), last_repair, .. } = binding else {
+        return None;
+    };
+    // RFC 3339 in UTC: the later one is the greater text.
+    let outcome = match last_repair.as_ref().filter(|repair| repair.at >= fault.at) {
+        Some(repair) => format!("mended {}", repair.at),
+        None => "not mended yet".to_owned(),
+    };
+    let what = format!("{}  {volume} for task {task} of job {job} (allocation {})", fault.at, short(alloc));
+    Some(format!("{}: {}; {}", one_line(&what), one_line(&fault.cause), one_line(&outcome)))
 }
 
 /// A state as the verb of a sentence.
