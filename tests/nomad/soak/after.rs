@@ -288,8 +288,8 @@ pub fn assert_no_growth(before: Memory, now: Memory) -> anyhow::Result<()> {
 }
 
 /// What Nomad could not remove, it could not for a reason that is known: there was no agent, Nomad's servers had just
-/// begun and could not say yet what had ended, or the volume's source was dead, which says so to whoever opens it. (What
-/// it leaves is swept all the same: [`wait_at_rest`].)
+/// begun and could not say yet what had ended, the volume's source was dead, which says so to whoever opens it, or the
+/// mounts were only being made. (What it leaves is swept all the same: [`wait_at_rest`].)
 pub fn assert_no_destroy_errors(storm: &Storm) -> anyhow::Result<()> {
     let (mut at, mut unexplained) = (SystemTime::UNIX_EPOCH, Vec::new());
     for line in storm.world.nomad_log()?.lines() {

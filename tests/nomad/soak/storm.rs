@@ -338,9 +338,18 @@ impl Storm {
     pub fn is_excused(&self, at: SystemTime, line: &str) -> bool {
         is_within(&self.without_agent, at, LOGGED_WITHIN)
             || is_within(&self.without_nomad, at, NOMAD_CATCHES_UP)
+            || self.is_purged_in_the_making(line)
             || ["main", "beside"].iter().any(|source| {
                 line.contains(&format!("/local/{source}-")) && self.weather.was_rough(source, at, LOGGED_WITHIN)
             })
+    }
+
+    /// Whether it is of an allocation that was purged while its volumes were being mounted: what is made while Nomad
+    /// removes the same directory is in its way.
+    fn is_purged_in_the_making(&self, line: &str) -> bool {
+        let seen = self.witness.seen();
+        let has_started = seen.starts.values().flatten().any(|(alloc, _)| line.contains(alloc));
+        line.contains("directory not empty") && !has_started
     }
 
     /// A Nomad that is killed leaves the executors that it had not noted, for ever.
