@@ -32,7 +32,7 @@ use std::time::{Instant, SystemTime};
 use storm::Storm;
 
 /// What it is where the environment says nothing: for a run among all other tests.
-const SECONDS: u64 = 40;
+const SECONDS: u64 = 30;
 const BINDINGS: usize = 50;
 
 fn settings() -> anyhow::Result<Settings> {
