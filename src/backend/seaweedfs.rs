@@ -145,7 +145,8 @@ impl Seaweedfs {
         let deadline = Instant::now() + self.attach_timeout;
         loop {
             if let Some((_, identity)) = look_at(&place.mount_point)? {
-                self.ask(place, identity.mount_id)?.map_err(AttachError::host(format!("use the mount of {name}")))?;
+                // Its program may have been killed as soon as it had mounted: that passes, and hooks wait for it.
+                self.ask(place, identity.mount_id)?.map_err(|source| AttachError::NoAnswer { source })?;
                 return Ok(Attached {
                     root: place.mount_point.clone(),
                     identity,

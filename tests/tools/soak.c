@@ -153,6 +153,12 @@ out:
     if (close(file)) fault(volume, began, "close");
 }
 
+/* The witness says nothing; the end of what it says is that the task is to go. */
+static bool is_sent_away(void) {
+    char byte;
+    return recv(witness, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
 static void connect_to_witness(int port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     witness = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -192,6 +198,7 @@ int main(int argc, char **argv) {
             say("ended");
             return atoi(argv[4]);
         }
+        if (is_sent_away()) return 70;
         write_one(&volumes[i]);
         if (!told_to_end) nanosleep(&rest, NULL);
     }

@@ -77,9 +77,10 @@ fn storage(world: &World) -> Value {
 
 fn main(job: &Job, group: &Group, index: usize, driver: &str, order: &Order) -> anyhow::Result<Value> {
     let (seconds, status, restarts) = match job.fate {
-        Fate::Ends { seconds } => (seconds, 0, 0),
+        // Only those that were told to go are started again.
+        Fate::Ends { seconds } => (seconds, 0, 10),
         Fate::Fails { seconds } => (seconds, 1, 1),
-        _ => (0, 0, 0),
+        _ => (0, 0, 10),
     };
     let folder = writer_folder()?;
     let program = if driver == "raw_exec" { folder.join("soak") } else { "/opt/soak/soak".into() };

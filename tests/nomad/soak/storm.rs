@@ -3,12 +3,13 @@
 use super::jobs::{self, Order};
 use super::plan::{Does, Fate, Job, Moment, Settings, VOLUMES, Who};
 use super::weather::Weather;
-use super::witness::{Witness, now};
+use super::witness::{NOTED_WITHIN, Witness, now};
 use crate::load;
 use crate::support::{Options, PATIENCE, World, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use saddlebag::sys::process;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Child;
@@ -31,7 +32,18 @@ pub struct Storm {
     /// Mount programs that are held up.
     held: BTreeMap<Who, Vec<Pid>>,
     /// When no agent was there: Nomad's collector may be refused then.
-    pub without_agent: Vec<(SystemTime, Option<SystemTime>)>,
+    without_agent: Vec<(SystemTime, Option<SystemTime>)>,
+    /// When Nomad was killed, and started again.
+    without_nomad: Vec<(SystemTime, Option<SystemTime>)>,
+}
+
+/// For so long after its start Nomad's servers may not know what its client has ended.
+const NOMAD_CATCHES_UP: Duration = Duration::from_secs(15);
+/// What was refused just before the agent was there again is logged a little later.
+const LOGGED_WITHIN: Duration = Duration::from_secs(3);
+
+fn is_within(times: &[(SystemTime, Option<SystemTime>)], at: SystemTime, after: Duration) -> bool {
+    times.iter().any(|(from, to)| at >= *from && to.is_none_or(|to| at <= to + after))
 }
 
 impl Storm {
@@ -57,6 +69,7 @@ impl Storm {
             serving: None,
             held: BTreeMap::new(),
             without_agent: Vec::new(),
+            without_nomad: Vec::new(),
         })
     }
 
@@ -148,7 +161,8 @@ impl Storm {
                 Fate::Runs => matches!(status, Some("failed" | "lost" | "complete")),
                 Fate::Ends { .. } => matches!(status, Some("failed" | "lost")),
                 Fate::Fails { .. } => matches!(status, Some("lost" | "complete")) || prestart["Failed"] == true,
-                Fate::AsksForNothing | Fate::Misspells => !matches!(status, Some("failed" | "pending")),
+                // Its prestart task runs, and fails.
+                Fate::AsksForNothing | Fate::Misspells => matches!(status, Some("lost" | "complete")),
             };
             anyhow::ensure!(
                 !is_wrong,
@@ -156,9 +170,27 @@ impl Storm {
                 job.fate,
                 self.world.events(id)?
             );
+            if matches!(job.fate, Fate::Runs | Fate::Ends { .. }) {
+                self.check_restarts(name, id, &alloc["TaskStates"])?;
+            }
         }
         let starts = self.witness.seen().starts.get(name).cloned();
         anyhow::ensure!(!job.is_refused() || starts.is_none(), "{name} was refused, and has started: {starts:?}");
+        Ok(())
+    }
+
+    /// No task has ended but those that were told to go, and no prestart task has failed even once.
+    fn check_restarts(&self, name: &str, alloc: &str, states: &Value) -> anyhow::Result<()> {
+        for (task, state) in states.as_object().into_iter().flatten() {
+            let who = (alloc.to_owned(), task.clone());
+            let may = self.witness.seen().disowned.get(&who).copied().unwrap_or_default();
+            let restarts = state["Restarts"].as_u64().unwrap_or_default();
+            anyhow::ensure!(
+                restarts <= may,
+                "{name}: {task} was started again {restarts} times, {may} were due:\n{}",
+                self.world.events(alloc)?
+            );
+        }
         Ok(())
     }
 
@@ -186,6 +218,10 @@ impl Storm {
                 self.world.end(name, "KILL")?;
             }
         }
+        if whom.contains(&Who::Nomad) {
+            self.witness.seen().lose_nomad();
+            self.without_nomad.push((SystemTime::now(), None));
+        }
         Ok(())
     }
 
@@ -198,7 +234,13 @@ impl Storm {
                 }
             }
             // Its node need not be ready: Nomad places what it is told when it is.
-            Who::Nomad => self.world.start_nomad_as_another_node()?,
+            Who::Nomad => {
+                self.witness.seen().find_nomad();
+                self.world.start_nomad_as_another_node()?;
+                if let Some((_, end)) = self.without_nomad.last_mut() {
+                    *end = Some(SystemTime::now());
+                }
+            }
             Who::Filer => {
                 self.serving = Some(self.world.start_own_seaweedfs()?);
                 self.weather.is_filer_away = false;
@@ -267,7 +309,7 @@ impl Storm {
                 silent.push(format!("{name}: {wanted} tasks, started are {starts:?}"));
             }
             for who in starts {
-                if !seen.connected.contains(&who) {
+                if !seen.connected.contains_key(&who) {
                     silent.push(format!("{name}: {who:?} has ended"));
                 }
                 let file = format!("{}.{}", who.0, who.1);
@@ -286,8 +328,47 @@ impl Storm {
             self.act(&Does::Purge(name))?;
         }
         self.world.system_gc()?;
-        self.world
-            .wait_until("the end of all tasks", PATIENCE, || Ok(self.witness.seen().connected.is_empty().then_some(())))
+        self.world.wait_until("the end of all tasks", PATIENCE, || {
+            Ok(self.witness.seen().connected.is_empty().then_some(()))
+        })?;
+        self.end_lost_executors()
+    }
+
+    /// Whether Nomad may have failed to remove then what a line of its log names.
+    pub fn is_excused(&self, at: SystemTime, line: &str) -> bool {
+        is_within(&self.without_agent, at, LOGGED_WITHIN)
+            || is_within(&self.without_nomad, at, NOMAD_CATCHES_UP)
+            || self.is_purged_in_the_making(line)
+            || ["main", "beside"].iter().any(|source| {
+                line.contains(&format!("/local/{source}-")) && self.weather.was_rough(source, at, LOGGED_WITHIN)
+            })
+    }
+
+    /// Whether it is of an allocation that was purged while its volumes were being mounted: what is made while Nomad
+    /// removes the same directory is in its way.
+    fn is_purged_in_the_making(&self, line: &str) -> bool {
+        let seen = self.witness.seen();
+        let has_started = seen.starts.values().flatten().any(|(alloc, _)| line.contains(alloc));
+        line.contains("directory not empty") && !has_started
+    }
+
+    /// A Nomad that is killed leaves the executors that it had not noted, for ever.
+    fn end_lost_executors(&self) -> anyhow::Result<()> {
+        let place = self.world.directory().to_str().context("UTF-8")?;
+        for pid in process::find_processes()? {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            let is_executor = line.split('\0').nth(1) == Some("executor") && line.contains(place);
+            let Ok(age) = process::age(pid) else { continue };
+            let started = SystemTime::now() - age;
+            let margin = Duration::from_millis(NOTED_WITHIN);
+            let is_lost = self.without_nomad.iter().any(|(killed, _)| (*killed - margin..*killed).contains(&started));
+            if is_executor && is_lost && find_children(pid).is_empty() {
+                println!("an executor that a killed Nomad had not noted: {pid}");
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        Ok(())
     }
 
     /// Kills a mount program for good reason, and waits for the next one.
@@ -306,6 +387,11 @@ impl Drop for Storm {
             let _ = serving.wait();
         }
     }
+}
+
+fn find_children(pid: i32) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 fn pid(number: u32) -> Option<Pid> {
