@@ -268,6 +268,11 @@ impl Entry {
         }
     }
 
+    /// The same, for the map of all.
+    pub fn boxed(id: AllocId) -> Box<Self> {
+        Box::new(Self::new(id))
+    }
+
     /// An allocation as a former agent left it.
     pub fn from_page(page: Record) -> Self {
         let mut entry = Self::new(page.alloc.clone());
@@ -401,6 +406,8 @@ impl Entry {
             hook_task: self.hook_task.clone().unwrap_or_default(),
             bindings: Vec::new(),
         });
+        // Most allocations have one, and a vector makes room for four.
+        page.bindings.reserve_exact(keys.len());
         for key in keys {
             if let Some(live) = self.bindings.get_mut(key) {
                 live.intent = Some(self.generation);

@@ -28,7 +28,7 @@ impl Reconciler {
         reply: oneshot::Sender<Result<MountReply, Refusal>>,
     ) {
         let deadline = Instant::now() + self.config.hook_timeout;
-        let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::new(alloc.clone()));
+        let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::boxed(alloc.clone()));
         if entry.hooks.len() >= MOST_HOOKS {
             let _ = reply.send(Err(Refusal {
                 kind: Kind::TryAgain,

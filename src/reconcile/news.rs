@@ -153,7 +153,7 @@ impl Reconciler {
         let heard = Instant::now();
         for allocation in listing.allocations {
             let alloc = allocation.id.clone();
-            let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::new(alloc.clone()));
+            let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::boxed(alloc.clone()));
             entry.missing = false;
             entry.collected = false;
             entry.heard = Some(heard);

@@ -140,7 +140,8 @@ pub struct Reconciler {
     pub(super) nomad: NomadView,
     pub(super) watch: WatchHandle,
     pub(super) guard: Result<Hello, String>,
-    pub(super) entries: BTreeMap<AllocId, Entry>,
+    /// Boxed: a map's nodes are half empty as a rule, and an entry is large.
+    pub(super) entries: BTreeMap<AllocId, Box<Entry>>,
     pub(super) sources: BTreeMap<SourceKey, Source>,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) next_question: u64,
@@ -247,7 +248,7 @@ impl Reconciler {
             // Its job may ask for no storage: an operator attached it.
             reconciler.client.keep(&page.alloc);
             reconciler.dirty.insert(page.alloc.clone());
-            reconciler.entries.insert(page.alloc.clone(), Entry::from_page(page));
+            reconciler.entries.insert(page.alloc.clone(), Box::new(Entry::from_page(page)));
         }
         reconciler.recall_alloc_root();
         reconciler.set_timer(Instant::now() + SETTLE, Timer::Settle);
@@ -378,7 +379,7 @@ impl Reconciler {
             match timer {
                 Timer::Allocation(alloc) => {
                     self.look_if_due(&alloc);
-                    if self.entries.get(&alloc).is_some_and(Entry::is_too_early) {
+                    if self.entries.get(&alloc).is_some_and(|entry| entry.is_too_early()) {
                         self.watch.refresh_now();
                     }
                     self.touch(&alloc);

@@ -65,7 +65,7 @@ impl Reconciler {
                 memory_bytes: attached
                     .and_then(|attached| attached.pid)
                     .and_then(|pid| process::resident_memory(pid).ok()),
-                bindings: self.entries.values().map(uses).sum(),
+                bindings: self.entries.values().map(|entry| uses(entry)).sum(),
                 age_seconds: source.age().as_secs(),
                 reason: match &source.state {
                     _ if source.trouble().is_some() => source.trouble().and_then(|(_, reason)| reason),

@@ -12,6 +12,8 @@ use crate::sys::process;
 
 /// A container's runtime makes its mounts after its process has started. Of a process of this age nobody expects more.
 const SETTLED: Duration = Duration::from_secs(60);
+/// A pass is of no use for longer than this, even to those who asked before it: a look may have waited for a server.
+const FRESH: Duration = Duration::from_secs(30);
 /// How many names below the family's directory a namespace is known by: allocation and task.
 const DEPTH: usize = 2;
 
@@ -89,6 +91,7 @@ impl Search {
         let mut memory = self.lock();
         if let Some(last) = &memory.last
             && last.begun >= since
+            && last.begun.elapsed() < FRESH
             && last.family == *family
         {
             return Ok(Arc::clone(last));
