@@ -77,6 +77,9 @@ pub enum AttachError {
     /// It is mounted, and whoever asks it waits.
     #[error("it is mounted, but {0}")]
     Silent(String),
+    /// Its mount was taken away, and its mount program serves others still.
+    #[error("its mount was taken away, and its mount program (pid {0}) still serves tasks")]
+    StillServing(i32),
     /// The kernel or the disk refused something.
     #[error("cannot {what}: {source}")]
     Host {
@@ -108,6 +111,7 @@ impl AttachError {
                 | Self::ProgramEnded { .. }
                 | Self::NoReply { .. }
                 | Self::Silent(_)
+                | Self::StillServing(_)
         )
     }
 
@@ -151,6 +155,12 @@ impl AttachError {
             Self::Silent(_) => (
                 Kind::Unavailable,
                 "look at its mount program and its servers; it goes on by itself when they answer".to_owned(),
+            ),
+            Self::StillServing(pid) => (
+                Kind::Unavailable,
+                format!(
+                    "it ends when no task has anything of it any more; a second one beside it is not started (`ps {pid}`)"
+                ),
             ),
             Self::NoAnswer { .. } | Self::Host { .. } => {
                 (Kind::Unavailable, "see the agent's log on this client".to_owned())

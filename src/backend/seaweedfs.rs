@@ -146,7 +146,12 @@ impl Seaweedfs {
         loop {
             if let Some((_, identity)) = look_at(&place.mount_point)? {
                 // Its program may have been killed as soon as it had mounted: that passes, and hooks wait for it.
-                self.ask(place, identity.mount_id)?.map_err(|source| AttachError::NoAnswer { source })?;
+                match self.ask(place, identity.mount_id) {
+                    Ok(answer) => answer.map_err(|source| AttachError::NoAnswer { source })?,
+                    // Its first answer may take as long as the rest of its start.
+                    Err(error) if !error.is_silence() || Instant::now() > deadline => return Err(error),
+                    Err(_) => continue,
+                }
                 return Ok(Attached {
                     root: place.mount_point.clone(),
                     identity,
@@ -226,13 +231,17 @@ impl Backend for Seaweedfs {
         make_private(&cache)?;
         let place = Place { cache, ..place.clone() };
         // A program that an agent which died meanwhile has just started for this place is waited for, and not started
-        // a second time. An older one serves containers that still hold a mount which was taken away here: it is
-        // neither waited for nor ended.
-        let just_started = find_pid(&place.mount_point)
-            .filter(|pid| process::age(*pid).is_ok_and(|age| age < self.attach_timeout))
-            .and_then(|pid| Running::watch(pid).ok());
-        if let Some(running) = just_started {
-            return self.wait(&place, &name, &running);
+        // a second time. An older one serves tasks that still hold a mount which was taken away here: it is neither
+        // waited for nor ended, and a second one beside it would have its cache and its socket.
+        if let Some((pid, running)) =
+            find_pid(&place.mount_point).and_then(|pid| Some((pid, Running::watch(pid).ok()?)))
+        {
+            if process::age(pid).is_ok_and(|age| age < self.attach_timeout) {
+                return self.wait(&place, &name, &running);
+            }
+            if !running.has_ended(LOOK) {
+                return Err(AttachError::StillServing(pid));
+            }
         }
         let running = program::start(
             &Program {
@@ -244,7 +253,12 @@ impl Backend for Seaweedfs {
             },
             || find_pid(&place.mount_point),
         )?;
-        self.wait(&place, &name, &running).inspect_err(|_| running.kill())
+        self.wait(&place, &name, &running).inspect_err(|_| {
+            // One that has mounted is found again by the next try.
+            if !matches!(look_at(&place.mount_point), Ok(Some(_))) {
+                running.kill();
+            }
+        })
     }
 
     fn detach(&self, place: &Place) -> Result<(), DetachError> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
@@ -67,6 +69,8 @@ pub struct Live {
     pub health: Health,
     /// It is taken away although its task runs: an operator wants that, or it could not be attached whole.
     pub taken_back: Option<TakenBack>,
+    /// Set for a worker that is to take it away and has not begun: it is to stay.
+    pub called_off: Option<Arc<AtomicBool>>,
 }
 
 /// How a binding is taken away from a task that runs.
@@ -111,6 +115,8 @@ pub struct Health {
     pub places: Vec<Place>,
     /// How often in a row the containers could not be mended, or none was found.
     pub failures: u32,
+    /// When they were last looked into.
+    pub looked: Option<Instant>,
     /// When they are looked into again.
     pub retry: Option<Instant>,
     /// What Nomad is to be asked because the mount was lost: none if nothing.
@@ -160,6 +166,7 @@ impl Live {
             looking: None,
             health: Health::default(),
             taken_back: None,
+            called_off: None,
         }
     }
 
@@ -340,6 +347,11 @@ impl Entry {
             .is_some_and(|task| task.state == TaskState::Running)
     }
 
+    /// Whether its task may be running: while Nomad says nothing of the allocation, nobody knows that it is not.
+    pub fn may_use(&self, key: &BindingKey) -> bool {
+        self.allocation.is_none() || self.uses(key)
+    }
+
     /// Whether its task's containers may see something else of it than the host does.
     fn is_to_be_looked_into(&self, live: &Live) -> bool {
         // A task that is about to be restarted gets new containers.
@@ -384,8 +396,8 @@ impl Entry {
                 recorded: self.recorded(live),
                 observed: live.observed,
                 used: self.uses(key),
-                given_up: self.uses(key) && live.binding.on_failure == OnFailure::Fail,
-                look_inside: self.is_to_be_looked_into(live),
+                given_up: self.may_use(key) && live.binding.on_failure == OnFailure::Fail,
+                look_inside: self.may_use(key) && self.is_to_be_looked_into(live),
             })
             .collect()
     }

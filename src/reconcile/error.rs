@@ -52,6 +52,12 @@ pub enum BindError {
     /// The guard did not mark it; it was not mounted then.
     #[error("the guard did not take the mount into its care")]
     Guard(#[source] GuardError),
+    /// The mount lives, and shows another directory than the volume is now.
+    #[error("the volume's directory was replaced by another while it was mounted")]
+    VolumeReplaced,
+    /// The mount does not say whether it is dead.
+    #[error("the mount neither answers nor is dead")]
+    Undecided,
     /// What is at the destination is not what was mounted.
     #[error("the mount at the destination is not the volume")]
     NotProved,
@@ -74,7 +80,7 @@ impl BindError {
 
     /// Whether the same may work in a moment, with nobody's help.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::SourceChanged | Self::Guard(_) | Self::NotProved)
+        matches!(self, Self::SourceChanged | Self::Guard(_) | Self::NotProved | Self::Undecided)
     }
 
     /// Whether the source did not answer, and is to be looked at again before anything else is bound from it.
@@ -117,6 +123,14 @@ impl BindError {
                 Kind::Configuration,
                 format!("volume {}: {} not a directory", volume.name, on_the_way(binding, at)),
                 Some("choose another storage_destination".into()),
+            ),
+            Self::VolumeReplaced => (
+                Kind::Configuration,
+                format!(
+                    "volume {}: its directory {path} was replaced by another, and task {} goes on with the former one",
+                    volume.name, binding.key.task
+                ),
+                Some("put the former directory back, or stop the job and run it again for the new one".into()),
             ),
             Self::DestinationNotEmpty => (
                 Kind::Configuration,

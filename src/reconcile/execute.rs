@@ -25,7 +25,7 @@ use crate::nomad::model::AllocId;
 use crate::reconcile::plan::Observed;
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
-use crate::sys::{inode, resolve};
+use crate::sys::{inode, namespace, resolve};
 
 pub use displaced::{Displaced, Proved, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
@@ -37,6 +37,8 @@ use volume::open_volume;
 
 /// How long the guard may take to mark a mount.
 const MARK_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a mount may take to say that it is dead. One whose program has ended says so at once.
+const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 /// Nothing, not even root, writes into the directory beneath a mount: it is immutable, and of this mode.
 const BENEATH_MODE: u32 = 0;
 
@@ -126,9 +128,15 @@ pub fn observe(
     }
     let ours = recorded.is_some_and(|recorded| recorded.mount_id == found.mount_id && recorded.device == found.device);
     if ours {
-        return Ok((Observed::Stale, None));
+        // Only the mount itself says that it is dead. One that lives is its task's, whatever the volume's name means now.
+        return match namespace::is_dead_within(top.as_fd(), DEATH_PATIENCE, || ()) {
+            Ok(Some(true)) => Ok((Observed::Stale, None)),
+            Ok(Some(false)) => Err(BindError::VolumeReplaced),
+            Ok(None) => Err(BindError::Undecided),
+            Err(error) => Err(BindError::host("ask the mount whether it is dead")(error)),
+        };
     }
-    let is_covered = displaced::is_beneath(host, alloc, binding, &wanted)?;
+    let is_covered = displaced::is_beneath(host, alloc, binding, recorded)?;
     Ok((if is_covered { Observed::Covered } else { Observed::Foreign }, None))
 }
 

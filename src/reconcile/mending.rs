@@ -24,6 +24,8 @@ use crate::sys::table_watch::{TableEvent, TableWatch};
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// The longest such wait.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// The shortest time between two looks into a container that changes its own mounts.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// So often is a container of a task looked for that Nomad calls running: some drivers have none.
 const MOST_LOOKS: u32 = 6;
 
@@ -45,12 +47,31 @@ impl Reconciler {
 
     pub(super) fn note_table(&mut self, event: TableEvent) {
         match event {
-            TableEvent::Own => self.check_host(),
+            TableEvent::Own => {
+                self.check_host();
+                self.look_at_foreign_again();
+            }
             TableEvent::Changed(namespace) => self.doubt_inside(namespace),
             TableEvent::Ended(namespace) => {
                 self.doubt_inside(namespace);
                 self.containers.remove(&namespace);
             }
+        }
+    }
+
+    /// What was in a binding's place may have gone.
+    fn look_at_foreign_again(&mut self) {
+        let mut doubted = Vec::new();
+        for entry in self.entries.values_mut() {
+            for live in entry.bindings.values_mut() {
+                if live.observed == Observed::Foreign && live.in_flight.is_none() {
+                    live.observed = Observed::Unseen;
+                    doubted.push(entry.id.clone());
+                }
+            }
+        }
+        for alloc in doubted {
+            self.touch(&alloc);
         }
     }
 
@@ -101,10 +122,20 @@ impl Reconciler {
     fn doubt_inside(&mut self, namespace: u64) {
         let Some((alloc, task)) = self.containers.get(&namespace).cloned() else { return };
         let Some(entry) = self.entries.get_mut(&alloc) else { return };
+        let now = Instant::now();
+        let mut later = None;
         for live in entry.bindings.values_mut().filter(|live| live.binding.key.task == task) {
+            // A container may change its mounts as often as it likes; it is not looked into as often.
+            let soonest = live.health.looked.map(|looked| looked + BETWEEN_LOOKS).filter(|at| *at > now);
             live.health.is_looked_into = false;
-            live.health.retry = None;
-            live.health.failures = 0;
+            live.health.retry = soonest;
+            if soonest.is_none() {
+                live.health.failures = 0;
+            }
+            later = later.max(soonest);
+        }
+        if let Some(at) = later {
+            self.set_timer(at, Timer::Allocation(alloc.clone()));
         }
         self.touch(&alloc);
     }
@@ -112,7 +143,7 @@ impl Reconciler {
     /// A dead mount was found under a binding.
     pub(super) fn note_dead(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let is_used = entry.uses(key);
+        let is_used = entry.may_use(key);
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let first = live.health.broken.is_none();
         live.note_fault("its mount died: files that were open through it are lost", Counted::Dead);
@@ -129,7 +160,7 @@ impl Reconciler {
     /// The host's mount is right: with no container to look into, the binding is whole.
     pub(super) fn note_host_whole(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let is_used = entry.uses(key);
+        let is_used = entry.may_use(key);
         let metrics = self.metrics.clone();
         let Some(live) = entry.bindings.get_mut(key) else { return };
         if live.binding.placement == Placement::Link || !is_used {
@@ -143,6 +174,7 @@ impl Reconciler {
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let Some(identity) = live.identity else { return };
         live.health.is_looked_into = true;
+        live.health.looked = Some(Instant::now());
         live.in_flight = Some(Instant::now());
         self.next_look += 1;
         let look = self.next_look;
@@ -155,7 +187,7 @@ impl Reconciler {
             .filter_map(|(_, source)| Some(source.attached()?.identity.device))
             .collect();
         let (alloc, key, asked) = (alloc.clone(), key.clone(), self.inside.ask());
-        self.submit(Desk::Source(binding.source.clone()), move || {
+        self.submit(Desk::inside(&binding.source, &alloc), move || {
             let found = execute::mend_inside(&host, &alloc, &binding, &places, &others, &asked);
             Done::MendedInside(alloc, key, look, identity, found)
         });
@@ -216,6 +248,9 @@ impl Reconciler {
             Err(error) => {
                 let reason = super::error::whole(&error);
                 tracing::error!(%alloc, task = key.task, volume = live.binding.volume.name, reason, "its containers cannot be looked into");
+                if live.health.broken.is_none() {
+                    live.note_fault(&format!("its containers cannot be looked into: {reason}"), Counted::Dead);
+                }
                 self.look_inside_later(alloc, key);
             }
         }
@@ -232,6 +267,20 @@ impl Reconciler {
     }
 
     fn watch_containers(&mut self, alloc: &AllocId, key: &BindingKey, found: Option<&Found>) {
+        if let Some(found) = found {
+            // A watch keeps a namespace, and every mount in it: one that nobody is in any more is let go of.
+            let is_left = |id: &u64, whose: &(AllocId, String)| {
+                whose.0 == *alloc && whose.1 == key.task && found.namespaces.iter().all(|there| there.id() != *id)
+            };
+            let left: Vec<u64> =
+                self.containers.iter().filter(|(id, whose)| is_left(id, whose)).map(|(id, _)| *id).collect();
+            for id in left {
+                self.containers.remove(&id);
+                if let Some(tables) = &self.tables {
+                    tables.forget(id);
+                }
+            }
+        }
         for namespace in found.iter().flat_map(|found| &found.namespaces) {
             if self.containers.contains_key(&namespace.id()) {
                 continue;

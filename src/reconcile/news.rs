@@ -1,6 +1,6 @@
 //! What Nomad and the guard say.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -228,25 +228,29 @@ impl Reconciler {
     /// Hands every mount that may be there to the guard, whatever is known of it and whatever its server does.
     fn mark_all_anew(&mut self) {
         let Some(host) = self.host.clone() else { return };
-        let recorded: Vec<_> = self
+        let recorded = self
             .entries
             .values()
             .flat_map(|entry| entry.bindings.iter().map(|(key, live)| (entry.id.clone(), live, entry.identity(key))))
             .filter(|(_, live, _)| live.intent.is_some() && live.binding.placement == Placement::Mount)
-            .map(|(alloc, live, identity)| (alloc, live.binding.clone(), identity))
-            .collect();
-        self.guard_unexplained_anew();
-        if recorded.is_empty() {
-            return;
+            .map(|(alloc, live, identity)| (alloc, live.binding.clone(), identity));
+        let mut of_sources: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for marked in recorded {
+            of_sources.entry(marked.1.source.clone()).or_default().push(marked);
         }
-        self.submit(Desk::Host, move || {
-            for (alloc, binding, identity) in &recorded {
-                if let Err(error) = execute::mark_anew(&host, alloc, binding, identity.as_ref()) {
-                    tracing::error!(%alloc, task = binding.key.task, volume = binding.volume.name, reason = whole(&error), "a mount is not in the new guard's care yet");
+        self.guard_unexplained_anew();
+        // A mark may wait for its source's server: nobody else waits with it.
+        for (source, recorded) in of_sources {
+            let host = host.clone();
+            self.submit(Desk::Source(source), move || {
+                for (alloc, binding, identity) in &recorded {
+                    if let Err(error) = execute::mark_anew(&host, alloc, binding, identity.as_ref()) {
+                        tracing::error!(%alloc, task = binding.key.task, volume = binding.volume.name, reason = whole(&error), "a mount is not in the new guard's care yet");
+                    }
                 }
-            }
-            Done::Nothing
-        });
+                Done::Nothing
+            });
+        }
     }
 
     /// The sources of an allocation's job, for people.

@@ -4,6 +4,8 @@
 //! container of its task, mended when it is lost, and detached when its task is over. Only the job does not know of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -80,6 +82,14 @@ pub struct Order {
     about: Option<Vec<About>>,
 }
 
+impl Order {
+    /// Whether it takes that binding away.
+    fn takes_away(&self, key: &BindingKey) -> bool {
+        let is_about = |about: &Vec<About>| about.iter().any(|about| about.key == *key);
+        matches!(self.what, What::Detach { .. }) && self.about.as_ref().is_some_and(is_about)
+    }
+}
+
 /// A binding that an order is about.
 struct About {
     key: BindingKey,
@@ -109,7 +119,7 @@ impl Reconciler {
             Ok(alloc) => alloc,
             Err(refusal) => return what.refuse(refusal),
         };
-        let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Entry::new(alloc.clone()));
+        let entry = self.entries.entry(alloc.clone()).or_insert_with(|| Box::new(Entry::new(alloc.clone())));
         if entry.orders.len() >= MOST_ORDERS {
             let message = format!("{MOST_ORDERS} orders for allocation {} wait already", alloc.short());
             return what.refuse(Refusal { kind: Kind::TryAgain, message, hint: None });
@@ -150,8 +160,11 @@ impl Reconciler {
 
     /// Begins orders, and answers those that are done or cannot be.
     pub(super) fn serve_orders(&mut self, alloc: &AllocId) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        for mut order in std::mem::take(&mut entry.orders) {
+        let count = self.entries.get(alloc).map_or(0, |entry| entry.orders.len());
+        for _ in 0..count {
+            // The others stay where they can be seen; those that wait on come last, and so keep their order.
+            let Some(entry) = self.entries.get_mut(alloc).filter(|entry| !entry.orders.is_empty()) else { return };
+            let mut order = entry.orders.remove(0);
             let outcome = match &order.about {
                 None => self.begin_order(alloc, &mut order),
                 Some(about) => match &order.what {
@@ -312,7 +325,9 @@ impl Reconciler {
 
     fn is_attached(&self, alloc: &AllocId, about: &[About]) -> Outcome {
         let Some(entry) = self.entries.get(alloc) else { return Outcome::Waits };
-        let mut outcome = Outcome::Done;
+        // Another agent must find it on the page as made, or it takes it back.
+        let is_written = !entry.saving && entry.save_again.is_none() && entry.is_page_written();
+        let mut outcome = if is_written { Outcome::Done } else { Outcome::Waits };
         for About { key, label, .. } in about {
             let Some(live) = entry.bindings.get(key) else {
                 let message = format!("volume {label} was taken away again meanwhile");
@@ -447,13 +462,19 @@ impl Reconciler {
         tracing::warn!(%alloc, reason = %refusal, "an operator's order is refused");
         let is_attach = matches!(order.what, What::Attach { .. });
         for About { key, already, .. } in order.about.unwrap_or_default() {
-            let Some(live) = self.live_mut(alloc, &key) else { continue };
-            if is_attach && !already {
+            let Some(entry) = self.entries.get_mut(alloc) else { continue };
+            let is_others = entry.orders.iter().any(|other| other.takes_away(&key));
+            let Some(live) = entry.bindings.get_mut(&key) else { continue };
+            // What somebody else was told is attached stays.
+            if is_attach && !already && !live.promised {
                 live.taken_back = Some(TakenBack::WhenUnused);
                 live.error = None;
-            } else if !is_attach {
+            } else if !is_attach && !is_others {
                 live.taken_back = None;
                 live.error = None;
+                if let Some(called_off) = &live.called_off {
+                    called_off.store(true, Ordering::Relaxed);
+                }
                 // What had been taken in a container comes back by being looked for.
                 live.doubt();
             }
@@ -492,10 +513,18 @@ impl Reconciler {
     fn start_taking_out(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let force = entry.bindings.get(key).is_some_and(|live| live.taken_back == Some(TakenBack::Forced));
         let Some(leaving) = entry.begin_leaving(key) else { return };
-        self.submit(Desk::Source(leaving.binding.source.clone()), move || {
-            let taken = execute::take_out(&host, &leaving, force);
+        let Some(live) = entry.bindings.get_mut(key) else { return };
+        let force = live.taken_back == Some(TakenBack::Forced);
+        let called_off = Arc::<AtomicBool>::default();
+        live.called_off = Some(Arc::clone(&called_off));
+        self.submit(Desk::inside(&leaving.binding.source, &leaving.alloc), move || {
+            // It may have waited for long, and whoever ordered it was told that it was not done.
+            let taken = if called_off.load(Ordering::Relaxed) {
+                Err(TakeOutError::CalledOff)
+            } else {
+                execute::take_out(&host, &leaving, force)
+            };
             Done::TakenOut(leaving.alloc, leaving.binding.key, taken)
         });
     }
@@ -504,8 +533,12 @@ impl Reconciler {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
         let Some(live) = entry.bindings.get_mut(key) else { return };
         live.in_flight = None;
+        live.called_off = None;
         let (source, volume) = (live.binding.source.clone(), live.binding.volume.name.clone());
         match taken {
+            // Whoever ordered it has been told that it stays: it is made anew.
+            Ok(()) if live.taken_back.is_none() => live.observed = Observed::Missing,
+            Err(TakeOutError::CalledOff) => live.doubt(),
             Ok(()) => {
                 let forced = live.taken_back == Some(TakenBack::Forced);
                 tracing::info!(%alloc, task = key.task, volume, forced, "detached from a task that runs");
@@ -552,7 +585,7 @@ impl Reconciler {
             let is_empty = entry.page.is_none() && entry.bindings.is_empty() && !entry.saving;
             !asks && is_empty && entry.orders.is_empty() && entry.hooks.is_empty()
         };
-        if self.entries.get(alloc).is_some_and(is_nobodys) {
+        if self.entries.get(alloc).is_some_and(|entry| is_nobodys(entry)) {
             self.entries.remove(alloc);
             self.client.keep_no_longer(alloc);
         }

@@ -125,7 +125,7 @@ fn bring(view: &BindingView) -> Option<Step> {
     match view.observed {
         Observed::Foreign => None,
         Observed::Proper if view.recorded == Recorded::Intended => Some(Step::Complete(view.key.clone())),
-        Observed::Proper => (view.used && view.look_inside).then(|| Step::MendInside(view.key.clone())),
+        Observed::Proper => view.look_inside.then(|| Step::MendInside(view.key.clone())),
         _ if !view.source_attached => Some(Step::Attach(view.source.clone())),
         Observed::Unseen => Some(Step::Observe(view.key.clone())),
         Observed::Missing => Some(Step::Bind(view.key.clone())),

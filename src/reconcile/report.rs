@@ -130,6 +130,10 @@ impl Reconciler {
         match live.observed {
             // Who only looks into a container finds out whether it is as well as the host.
             Observed::Proper if live.in_flight.is_none() || live.looking.is_some() => {
+                if live.binding.origin == Origin::Operator && !live.promised {
+                    // Its task's containers may not show it yet, or never.
+                    return ("mounting", None);
+                }
                 let attached = self.sources.get(&live.binding.source).is_some_and(|source| source.attached().is_some());
                 // Never called mounted while its source is not proved to be there.
                 if attached { ("mounted", None) } else { ("waiting", self.source_reason(live)) }

@@ -116,7 +116,7 @@ impl Reconciler {
         self.submit(Desk::Source(binding.source.clone()), move || {
             let found = match cover {
                 Cover::Left => Ok(()),
-                Cover::Removed => execute::uncover(&host, &alloc, &binding, &source),
+                Cover::Removed => execute::uncover(&host, &alloc, &binding, recorded.as_ref()),
             };
             let found = found.and_then(|()| execute::observe(&host, &alloc, &binding, &source, recorded.as_ref()));
             Done::Observed(alloc, key, look, found)
@@ -203,7 +203,9 @@ impl Reconciler {
                 self.touch(alloc);
             }
             // A mount is there that this agent knows nothing of: see whose it is.
-            Err(BindError::Destination(ResolveError::CrossesMount(_))) if live.observed == Observed::Missing => {
+            Err(BindError::Destination(ResolveError::CrossesMount(at)))
+                if live.observed == Observed::Missing && at.ends_with(key.destination.as_path()) =>
+            {
                 live.observed = Observed::Unseen;
                 self.touch(alloc);
             }

@@ -10,6 +10,7 @@ use std::thread;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::backend::SourceKey;
+use crate::nomad::model::AllocId;
 
 /// A step of work; what it returns goes back to the reconciler.
 pub type Work<T> = Box<dyn FnOnce() -> T + Send>;
@@ -22,10 +23,25 @@ const STACK: usize = 256 << 10;
 pub enum Desk {
     /// The worker of a source: may wait on its server.
     Source(SourceKey),
+    /// One of a few that look into containers for a source: what is mounted there is the containers' affair, and may
+    /// keep whoever looks waiting.
+    Inside(SourceKey, u8),
     /// This host's own directories and mounts: never waits on a server.
     Host,
     /// The ledger's disk.
     Ledger,
+}
+
+impl Desk {
+    /// So many look into containers for one source.
+    const INSIDE: u8 = 4;
+
+    /// Where the containers of an allocation are looked into for a source; always the same, so that what is done there is
+    /// done in its order.
+    pub fn inside(source: &SourceKey, alloc: &AllocId) -> Self {
+        let sum = alloc.as_str().bytes().fold(0_u8, u8::wrapping_add);
+        Self::Inside(source.clone(), sum % Self::INSIDE)
+    }
 }
 
 /// The workers, each started at its first work.
@@ -56,6 +72,7 @@ impl<T: Send + 'static> Workers<T> {
         let results = self.results.clone();
         let name = match &desk {
             Desk::Source(key) => key.0.chars().take(15).collect(),
+            Desk::Inside(key, number) => key.0.chars().take(13).chain(['-', char::from(b'0' + number)]).collect(),
             Desk::Host => "host".to_owned(),
             Desk::Ledger => "ledger".to_owned(),
         };

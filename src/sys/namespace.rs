@@ -10,6 +10,7 @@
 
 mod death;
 mod inside;
+mod owner;
 mod search;
 
 use std::io;
@@ -80,6 +81,18 @@ impl Namespace {
     }
 
     /// Runs `work` on a thread of its own inside the namespace, at its root, and waits for its end.
+    /// Whether it belongs to this process's user namespace: in another one somebody else may do what root may here.
+    ///
+    /// # Errors
+    /// The kernel's; also where its process has ended.
+    pub fn is_of_own_user_namespace(&self) -> io::Result<bool> {
+        // For a moment only: a descriptor of it keeps it and its mounts alive.
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/mnt", self.pid))?;
+        let owner = owner::user_namespace_of(namespace.as_fd())?;
+        let (owner, own) = (rustix::fs::fstat(&owner)?, rustix::fs::stat("/proc/self/ns/user")?);
+        Ok((owner.st_dev, owner.st_ino) == (own.st_dev, own.st_ino))
+    }
+
     fn enter<T: Send>(
         &self,
         work: impl FnOnce(&inside::Inside) -> Result<T, NamespaceError> + Send,

@@ -249,11 +249,16 @@ fn explain(parent: BorrowedFd<'_>, name: &OsStr, walked: &Path, resolve: Resolve
     let walked = walked.to_owned();
     let crosses = resolve.contains(ResolveFlags::NO_XDEV)
         && matches!(open_one(parent, name, resolve - ResolveFlags::NO_XDEV), Ok(_) | Err(Errno::LOOP));
-    let is_symlink = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink);
+    // Of what the kernel knows: a mount may be there whose server does not answer.
+    let is_symlink = || {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        rustix::fs::statx(parent, name, flags, rustix::fs::StatxFlags::TYPE).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) == rustix::fs::FileType::Symlink
+        })
+    };
     match errno {
         Errno::LOOP => ResolveError::Symlink(walked),
-        Errno::NOTDIR if is_symlink => ResolveError::Symlink(walked),
+        Errno::NOTDIR if is_symlink() => ResolveError::Symlink(walked),
         Errno::NOTDIR => ResolveError::NotADirectory(walked),
         Errno::NOENT => ResolveError::Missing(walked),
         Errno::XDEV if crosses => ResolveError::CrossesMount(walked),

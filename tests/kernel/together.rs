@@ -23,12 +23,30 @@ fn namespaces(found: &Found) -> Vec<u64> {
     ids
 }
 
+/// Whether somebody else changes this namespace's mounts: a directory that is removed elsewhere takes the mounts on it
+/// along in every namespace, and other tests remove theirs.
+struct Disturbance(std::fs::File);
+
+impl Disturbance {
+    fn watch() -> Self {
+        let watch = Self(std::fs::File::open("/proc/thread-self/mountinfo").unwrap());
+        watch.has_come();
+        watch
+    }
+
+    fn has_come(&self) -> bool {
+        let mut polled = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::PRI)];
+        rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).unwrap() > 0
+    }
+}
+
 #[test]
 fn one_pass_over_processes_and_mounts_serves_all_looks_that_were_asked_for_by_then() {
     in_private_namespace(|| {
         let mut task = Task::bound();
         let mut containers = [Container::start(&task), Container::start(&task)];
         task.renew();
+        let disturbance = Disturbance::watch();
         let all_asked: Vec<Asked> = (0..BINDINGS).map(|_| task.cache.ask()).collect();
         let (first, rest) = all_asked.split_at(BINDINGS / 2);
         let mended: Vec<usize> = first.iter().map(|asked| look(&task, asked).mended.len()).collect();
@@ -45,14 +63,16 @@ fn one_pass_over_processes_and_mounts_serves_all_looks_that_were_asked_for_by_th
         });
         let (passes, reads) = task.cache.passes();
         assert_eq!(passes, 1, "each look has gone through all processes");
-        assert_eq!(reads, 1, "each look has read the host's mount table");
+        assert!(reads == 1 || disturbance.has_come(), "each look has read the host's mount table: {reads} times");
 
         // What is asked for later needs another one, also while others wait.
         look(&task, &task.cache.ask());
-        assert_eq!(task.cache.passes(), (2, 2));
+        let (passes, reads) = task.cache.passes();
+        assert!(passes == 2 && reads >= 2, "{passes}, {reads}");
         drop(all_asked);
         look(&task, &task.cache.ask());
-        assert_eq!(task.cache.passes(), (3, 3));
+        let (passes, reads) = task.cache.passes();
+        assert!(passes == 3 && reads >= 3, "{passes}, {reads}");
     });
 }
 

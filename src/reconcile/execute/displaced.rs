@@ -6,12 +6,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{Host, Site, make_beneath, mark, prove, shows};
-use crate::backend::Attached;
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::{Binding, BindingKey};
 use crate::reconcile::error::BindError;
-use crate::reconcile::execute::volume::{Creation, open_volume};
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve, table};
@@ -82,13 +80,14 @@ pub fn find_displaced(host: &Host, proved: impl IntoIterator<Item = Proved>) -> 
     proved.into_iter().filter_map(|proved| look(&proved).map(|how| (proved, how))).collect()
 }
 
-/// Whether a mount that shows this directory's file system lies beneath what is seen at the binding's place.
+/// Whether the mount that was made lies beneath what is seen at the binding's place.
 pub(super) fn is_beneath(
     host: &Host,
     alloc: &AllocId,
     binding: &Binding,
-    wanted: &Identity,
+    recorded: Option<&Identity>,
 ) -> Result<bool, BindError> {
+    let Some(recorded) = recorded else { return Ok(false) };
     let whole = BindError::host("look for what is covered");
     let base = match binding.placement {
         Placement::Mount => &host.alloc_root,
@@ -101,7 +100,8 @@ pub(super) fn is_beneath(
             .join(binding.key.destination.as_path());
         let entries = table::read_own()?;
         let at: Vec<_> = entries.iter().filter(|entry| entry.mount_point == path).collect();
-        Ok(at.iter().any(|below| below.device == wanted.device && at.iter().any(|top| top.parent == below.mount_id)))
+        let is_it = |below: &table::Entry| below.mount_id == recorded.mount_id && below.device == recorded.device;
+        Ok(at.iter().any(|below| is_it(below) && at.iter().any(|top| top.parent == below.mount_id)))
     };
     look().map_err(whole)
 }
@@ -110,17 +110,19 @@ pub(super) fn is_beneath(
 ///
 /// # Errors
 /// [`BindError`] where the binding is not seen afterwards.
-pub fn uncover(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<(), BindError> {
-    let volume = open_volume(binding, source, Creation::Never)?;
-    let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
+pub fn uncover(host: &Host, alloc: &AllocId, binding: &Binding, recorded: Option<&Identity>) -> Result<(), BindError> {
+    let Some(recorded) = recorded else { return Err(BindError::NotProved) };
     let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
     let parent = site.open_parent().map_err(BindError::Destination)?;
     for _ in 0..MOST_COVERS {
         let top = site.open_top().map_err(BindError::Destination)?;
         let found = identity::identify(top.as_fd()).map_err(BindError::host("look at the destination"))?;
         drop(top);
-        if shows(&found, &wanted) {
+        if found.mount_id == recorded.mount_id && found.device == recorded.device {
             return Ok(());
+        }
+        if !is_beneath(host, alloc, binding, Some(recorded))? {
+            break;
         }
         match mount::detach(parent.as_fd(), site.parent_and_name().1) {
             Ok(()) => {

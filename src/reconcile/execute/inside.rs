@@ -36,6 +36,8 @@ use sight::{Fault, Sight, Wanted};
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a namespace is searched again because the process by which it was known had ended.
 const SEARCHES: usize = 3;
+/// The most clones in one namespace that are looked at: each is compared with all others.
+const MOST_CLONES: usize = 1024;
 /// The most steps in one namespace at once: whoever undoes each of them is not followed for ever.
 const MOST_STEPS: usize = 64;
 
@@ -139,6 +141,14 @@ pub enum InsideError {
     /// The mount there may be dead, and does not say so.
     #[error("the mount there neither answers nor is dead")]
     Unanswered,
+    /// The container has more mounts of it than anybody needs.
+    #[error("the container has {0} mounts of it, and no more than {MOST_CLONES} are looked at")]
+    TooMany(usize),
+    /// The container could make writable what it may only read.
+    #[error(
+        "the container has a user namespace of its own, in which a read-only mount that is put in could be made writable"
+    )]
+    Unlocked,
     /// Somebody undoes what is mended.
     #[error("somebody in the container keeps changing its mounts")]
     Restless,
@@ -335,6 +345,10 @@ impl Mending<'_> {
             let mut sight = self.look(&answers)?;
             self.ask(&sight, &mut answers)?;
             sight.dead.clone_from(&answers.dead);
+            let alike = sight.count_alike();
+            if alike > MOST_CLONES {
+                return Err(InsideError::TooMany(alike));
+            }
             let wanted = all_wanted.get_or_insert_with(|| sight.wanted(self.namespace.id(), seen));
             let mut next = wanted.iter().filter(|wanted| !failed.contains(&wanted.mount_point));
             let Some((wanted, fault)) =
@@ -371,6 +385,12 @@ impl Mending<'_> {
     fn mend(&self, sight: &Sight<'_>, wanted: &Wanted, fault: &Fault) -> Result<Option<Cause>, InsideError> {
         let inside = InsideError::Namespace;
         let place = &wanted.mount_point;
+        let is_put_in = matches!(fault, Fault::Absent { .. } | Fault::Dead);
+        // Such a namespace locks the flags of what it was made with, and of nothing that comes later (mount_namespaces(7)).
+        let is_read_only = wanted.flags.read_only || self.original.present.flags.read_only;
+        if is_put_in && is_read_only && !self.namespace.is_of_own_user_namespace().map_err(InsideError::Search)? {
+            return Err(InsideError::Unlocked);
+        }
         match fault {
             Fault::Refused(error) => Err(error.to_error()),
             Fault::Absent { moved_to } => {

@@ -16,6 +16,9 @@ pub enum TakeOutError {
     /// A clone in a container stays.
     #[error("a container still has it")]
     Inside(#[source] InsideError),
+    /// Nobody wants it any more.
+    #[error("it was called off")]
+    CalledOff,
     /// A process of the host has it open.
     #[error("{} still has it open", .0.as_ref().map_or_else(|| "a process of this host".into(), Holder::to_string))]
     Busy(Option<Holder>),

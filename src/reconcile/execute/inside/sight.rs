@@ -57,6 +57,10 @@ impl Refused {
 }
 
 /// One look at a namespace.
+/// Types of file systems whose answers come from elsewhere, beside FUSE's own sub-types.
+const REMOTE: [&str; 12] =
+    ["9p", "afs", "beegfs", "ceph", "cifs", "fuse", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "virtiofs"];
+
 pub(super) struct Sight<'a> {
     pub tree: Tree,
     original: &'a Original,
@@ -113,7 +117,19 @@ impl<'a> Sight<'a> {
     /// Whether no mount of another source is on the way.
     fn is_clear(&self, path: &Path) -> bool {
         let mut way = self.tree.way(path).into_iter().filter(|entry| entry.mount_point != path);
-        way.all(|entry| !self.is_of_other(entry))
+        way.all(|entry| !self.is_of_other(entry) && !self.may_hang(entry))
+    }
+
+    /// Whether a server or a program that is nobody's of ours answers for it: whatever else a container has mounted.
+    fn may_hang(&self, entry: &Entry) -> bool {
+        let own = [self.original.family.device, self.original.present.device];
+        let is_remote = REMOTE.contains(&entry.fs_type.as_str()) || entry.fs_type.starts_with("fuse.");
+        is_remote && !own.contains(&entry.device) && entry.mount_point != Path::new("/")
+    }
+
+    /// How many mounts could be clones of the binding's, hidden ones too.
+    pub(super) fn count_alike(&self) -> usize {
+        self.tree.entries().iter().filter(|entry| self.below(entry).is_some() && !self.is_of_other(entry)).count()
     }
 
     /// Whether it is of another source. One that is a directory of the host may well be on the file system that Nomad's
