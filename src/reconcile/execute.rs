@@ -136,7 +136,7 @@ pub fn observe(
             Err(error) => Err(BindError::host("ask the mount whether it is dead")(error)),
         };
     }
-    let is_covered = displaced::is_beneath(host, alloc, binding, recorded)?;
+    let is_covered = displaced::is_beneath(host, alloc, binding, directory.as_fd())?;
     Ok((if is_covered { Observed::Covered } else { Observed::Foreign }, None))
 }
 

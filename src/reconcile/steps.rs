@@ -116,7 +116,7 @@ impl Reconciler {
         self.submit(Desk::Source(binding.source.clone()), move || {
             let found = match cover {
                 Cover::Left => Ok(()),
-                Cover::Removed => execute::uncover(&host, &alloc, &binding, recorded.as_ref()),
+                Cover::Removed => execute::uncover(&host, &alloc, &binding, &source, recorded.as_ref()),
             };
             let found = found.and_then(|()| execute::observe(&host, &alloc, &binding, &source, recorded.as_ref()));
             Done::Observed(alloc, key, look, found)

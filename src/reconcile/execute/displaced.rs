@@ -2,14 +2,16 @@
 //! only what is ours, and what was mounted over it goes lazily, so that who uses that keeps it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::{Host, Site, make_beneath, mark, prove, shows};
+use crate::backend::Attached;
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::{Binding, BindingKey};
 use crate::reconcile::error::BindError;
+use crate::reconcile::execute::volume::{Creation, open_volume};
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve, table};
@@ -80,14 +82,13 @@ pub fn find_displaced(host: &Host, proved: impl IntoIterator<Item = Proved>) -> 
     proved.into_iter().filter_map(|proved| look(&proved).map(|how| (proved, how))).collect()
 }
 
-/// Whether the mount that was made lies beneath what is seen at the binding's place.
+/// Whether a mount of the volume's directory lies beneath what is seen at the binding's place.
 pub(super) fn is_beneath(
     host: &Host,
     alloc: &AllocId,
     binding: &Binding,
-    recorded: Option<&Identity>,
+    volume: BorrowedFd<'_>,
 ) -> Result<bool, BindError> {
-    let Some(recorded) = recorded else { return Ok(false) };
     let whole = BindError::host("look for what is covered");
     let base = match binding.placement {
         Placement::Mount => &host.alloc_root,
@@ -100,7 +101,8 @@ pub(super) fn is_beneath(
             .join(binding.key.destination.as_path());
         let entries = table::read_own()?;
         let at: Vec<_> = entries.iter().filter(|entry| entry.mount_point == path).collect();
-        let is_it = |below: &table::Entry| below.mount_id == recorded.mount_id && below.device == recorded.device;
+        let (holding, directory) = table::locate(volume, &entries)?;
+        let is_it = |below: &table::Entry| below.device == holding.device && below.root == directory;
         Ok(at.iter().any(|below| is_it(below) && at.iter().any(|top| top.parent == below.mount_id)))
     };
     look().map_err(whole)
@@ -110,7 +112,14 @@ pub(super) fn is_beneath(
 ///
 /// # Errors
 /// [`BindError`] where the binding is not seen afterwards.
-pub fn uncover(host: &Host, alloc: &AllocId, binding: &Binding, recorded: Option<&Identity>) -> Result<(), BindError> {
+pub fn uncover(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    source: &Attached,
+    recorded: Option<&Identity>,
+) -> Result<(), BindError> {
+    let volume = open_volume(binding, source, Creation::Never)?;
     let Some(recorded) = recorded else { return Err(BindError::NotProved) };
     let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
     let parent = site.open_parent().map_err(BindError::Destination)?;
@@ -121,7 +130,7 @@ pub fn uncover(host: &Host, alloc: &AllocId, binding: &Binding, recorded: Option
         if found.mount_id == recorded.mount_id && found.device == recorded.device {
             return Ok(());
         }
-        if !is_beneath(host, alloc, binding, Some(recorded))? {
+        if !is_beneath(host, alloc, binding, volume.as_fd())? {
             break;
         }
         match mount::detach(parent.as_fd(), site.parent_and_name().1) {

@@ -124,7 +124,8 @@ impl<'a> Sight<'a> {
     fn may_hang(&self, entry: &Entry) -> bool {
         let own = [self.original.family.device, self.original.present.device];
         let is_remote = REMOTE.contains(&entry.fs_type.as_str()) || entry.fs_type.starts_with("fuse.");
-        is_remote && !own.contains(&entry.device) && entry.mount_point != Path::new("/")
+        // A dead clone of the binding's has another device than the present ones.
+        is_remote && !own.contains(&entry.device) && self.below(entry).is_none() && entry.mount_point != Path::new("/")
     }
 
     /// How many mounts could be clones of the binding's, hidden ones too.
