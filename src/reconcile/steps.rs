@@ -174,7 +174,13 @@ impl Reconciler {
                 live.settle(observed, identity);
                 match observed {
                     Observed::Stale => self.note_dead(alloc, key),
-                    Observed::Proper => self.note_host_whole(alloc, key),
+                    Observed::Proper => {
+                        // An agent may have made it and died before its page said so.
+                        if let Some(identity) = identity {
+                            self.note_replaced(alloc, key, &identity);
+                        }
+                        self.note_host_whole(alloc, key);
+                    }
                     _ => {}
                 }
                 self.touch(alloc);

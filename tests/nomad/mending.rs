@@ -192,6 +192,33 @@ fn a_killed_mount_program_is_mended_inside_running_containers() -> anyhow::Resul
 }
 
 #[test]
+fn a_mount_whose_record_died_with_its_agent_is_mended_when_it_dies() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let world = World::new("mend-record")?;
+    world.start_agent(&configuration(&world)?)?;
+    run(&world, "reattach", &["exec"])?;
+    wait_more(&world, &["exec-1"])?;
+    wait_whole(&world, 1)?;
+    // As it is when an agent has mounted anew and is killed before the page says so: that names the mount before.
+    world.kill_agent()?;
+    for page in std::fs::read_dir(world.state_dir().join("ledger"))? {
+        let path = page?.path();
+        let mut page: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let id = &mut page["bindings"][0]["stage"]["mounted"]["mount_id"];
+        *id = (id.as_u64().with_context(|| format!("a mount id in {}", path.display()))? - 1).into();
+        std::fs::write(&path, page.to_string())?;
+    }
+    world.start_agent(&configuration(&world)?)?;
+    wait_whole(&world, 1)?;
+    let old = world.wait_until("a mount program", PATIENCE, || program(&world))?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    world.wait_until("another mount program", PATIENCE, || Ok(program(&world)?.filter(|new| *new != old)))?;
+    wait_whole(&world, 1)?;
+    wait_more(&world, &["exec-1"])?;
+    end(&world)
+}
+
+#[test]
 fn a_job_that_wants_its_tasks_restarted_after_a_loss_has_them_restarted() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let world = World::new("mend-restart")?;
