@@ -100,7 +100,7 @@ fn stops_and_restarts_of_agent_and_guard_change_no_mount() -> anyhow::Result<()>
     node.machine.run("systemctl stop saddlebag; nomad job stop -purge -detach exec-near; nomad system gc")?;
     node.machine.wait_for(
         "the guard has kept Nomad out",
-        "journalctl -b -u saddlebag-guard --no-pager | grep -q 'denied Nomad'",
+        "journalctl -b -u saddlebag-guard --no-pager | grep -q 'denied .*opener=nomad'",
     )?;
     node.assert_whole("near")
 }
