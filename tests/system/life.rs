@@ -1,5 +1,6 @@
 //! Agent and guard are killed, hang, stop and start, as units; what is mounted stays as it is.
 
+use crate::machine::Machine as _;
 use crate::node::{ALLOCS, Node, With};
 use crate::support::require;
 use anyhow::ensure;
