@@ -188,6 +188,12 @@ impl<M: Machine> Node<M> {
         self.machine.run(&format!("cat {}/log", self.data(volume)))
     }
 
+    /// The records in a volume as its storage has them, with nothing of saddlebag in between.
+    pub fn stored(&self, volume: &str) -> anyhow::Result<String> {
+        let filer = "chroot /opt/rootfs /usr/bin/curl -sSf http://127.0.0.1:8888/volumes";
+        if volume == "far" { self.machine.run(&format!("{filer}/far/log")) } else { self.log(volume) }
+    }
+
     /// Every record of a volume is there once and in order: nothing was lost and nothing went elsewhere.
     pub fn assert_whole(&self, volume: &str) -> anyhow::Result<()> {
         let records = self.records(volume);
