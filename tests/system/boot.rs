@@ -1,5 +1,6 @@
 //! Start order, readiness, and reboots.
 
+use crate::machine::Machine;
 use crate::node::{Node, With};
 use crate::support::require;
 use anyhow::ensure;
@@ -71,7 +72,7 @@ fn a_filer_that_is_away_at_boot_holds_up_its_own_volume_only() -> anyhow::Result
 }
 
 /// The guard was ready before the agent began, and the agent before Nomad began.
-fn assert_nomad_came_last(node: &Node) -> anyhow::Result<()> {
+pub fn assert_nomad_came_last<M: Machine>(node: &Node<M>) -> anyhow::Result<()> {
     let time = |unit, name| Ok::<u64, anyhow::Error>(node.property(unit, name)?.parse()?);
     let guard = time("saddlebag-guard", "ActiveEnterTimestampMonotonic")?;
     let begins = time("saddlebag", "InactiveExitTimestampMonotonic")?;

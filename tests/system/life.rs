@@ -1,5 +1,6 @@
 //! Agent and guard are killed, hang, stop and start, as units; what is mounted stays as it is.
 
+use crate::machine::Machine as _;
 use crate::node::{ALLOCS, Node, With};
 use crate::support::require;
 use anyhow::ensure;
@@ -100,7 +101,7 @@ fn stops_and_restarts_of_agent_and_guard_change_no_mount() -> anyhow::Result<()>
     node.machine.run("systemctl stop saddlebag; nomad job stop -purge -detach exec-near; nomad system gc")?;
     node.machine.wait_for(
         "the guard has kept Nomad out",
-        "journalctl -b -u saddlebag-guard --no-pager | grep -q 'denied Nomad'",
+        "journalctl -b -u saddlebag-guard --no-pager | grep -q 'denied .*opener=nomad'",
     )?;
     node.assert_whole("near")
 }

@@ -1,267 +1,121 @@
-//! A Debian that boots: systemd-nspawn on a root file system of the test's own.
-//!
-//! Its cgroups are its own in every hierarchy of the host, version 1 or 2, and it has no network but loopback.
+//! What boots and can be asked: a container or a virtual machine.
 
-use crate::support::{PATIENCE, tail, wait_until};
+use crate::support::{tool, wait_until};
 use anyhow::Context as _;
 use std::fs;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-/// What systemd-nspawn ends with when the container wants to boot again (systemd-nspawn(1), `--keep-unit`).
-const REBOOT: i32 = 133;
+/// A Debian with systemd as process 1 and no network but loopback.
+pub trait Machine: Sized {
+    /// How long something may take in it.
+    const PATIENCE: Duration;
 
-/// Process 1 before systemd: where the host has cgroups of version 1, nspawn mounts the controllers read-only, and
-/// systemd looks at its start which of them it can write to.
-const INIT: &str = "#!/bin/sh
-for hierarchy in /sys/fs/cgroup/*/; do mount -o remount,bind,rw \"$hierarchy\" 2>/dev/null; done
-exec /usr/lib/systemd/systemd
-";
+    /// How long it is left in peace between two questions.
+    const PAUSE: Duration;
 
-/// Joins a cgroup of the machine's own in each hierarchy, and becomes nspawn. A cpuset of version 1 takes no process
-/// before it has CPUs and memory; version 2 has only the controllers that the parent gives.
-const START: &str = r#"
-for hierarchy in $(awk '/ - cgroup2? / { print $5 }' /proc/self/mountinfo); do
-    own=$hierarchy/$NAME
-    mkdir -p "$own"
-    if [ -e "$own/cpuset.mems" ] && [ -e "$hierarchy/cpuset.mems" ] && [ ! -e "$own/cgroup.controllers" ]; then
-        cat "$hierarchy/cpuset.cpus" >"$own/cpuset.cpus"
-        cat "$hierarchy/cpuset.mems" >"$own/cpuset.mems"
-    fi
-    if [ -e "$hierarchy/cgroup.subtree_control" ]; then
-        for controller in $(cat "$hierarchy/cgroup.controllers"); do
-            echo "+$controller" >"$hierarchy/cgroup.subtree_control" || true
-        done
-    fi
-    echo $$ >"$own/cgroup.procs"
-done 2>/dev/null
-exec setpriv --pdeathsig KILL systemd-nspawn "$@" -- /usr/local/sbin/start-systemd
-"#;
+    /// What follows the writer's loop in tasks, whose output is each record that is on disk.
+    const ACKNOWLEDGE: &str;
 
-/// A container with systemd.
-pub struct Machine {
-    name: String,
-    folder: PathBuf,
-    read_only: Vec<(PathBuf, &'static str)>,
-    running: Option<Running>,
-    begun: Instant,
-}
-
-struct Running {
-    nspawn: Child,
-    leader: i32,
-}
-
-impl Machine {
-    /// Unpacks a Debian; it is not booted yet. `read_only` are files of this host and where they are in the machine.
-    pub fn unpack(read_only: Vec<(PathBuf, &'static str)>) -> anyhow::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("saddlebag-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(&name);
-        fs::create_dir_all(folder.join("root"))?;
-        let machine = Self { name, folder, read_only, running: None, begun: Instant::now() };
-        let tar = crate::support::tool("weed").context("make tools")?.with_file_name("../machine.tar");
-        crate::node::succeed(
-            Command::new("tar").arg("-xpf").arg(tar).arg("-C").arg(machine.root()).arg("--numeric-owner"),
-        )?;
-        machine.write("/usr/local/sbin/start-systemd", INIT)?;
-        crate::node::succeed(Command::new("chmod").arg("0755").arg(machine.path("/usr/local/sbin/start-systemd")))?;
-        // At shutdown systemd waits this long for Nomad's tasks, which do not hear its SIGTERM.
-        machine.write("/etc/systemd/system.conf.d/tests.conf", "[Manager]\nDefaultTimeoutStopSec=3s\n")?;
-        // What a test asks of the journal after a reboot is there.
-        fs::create_dir_all(machine.path("/var/log/journal"))?;
-        Ok(machine)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.join("root")
-    }
-
-    /// Where a path of the machine's own root file system is on this host. Mounts of the machine are not seen there.
-    pub fn path(&self, inside: &str) -> PathBuf {
-        self.root().join(inside.trim_start_matches('/'))
-    }
-
-    /// Writes a file of the root file system.
-    pub fn write(&self, inside: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.path(inside);
-        fs::create_dir_all(path.parent().context("a folder")?)?;
-        fs::write(&path, text).with_context(|| path.display().to_string())
-    }
+    /// Makes one that is not booted yet. `files` are files and folders of this host and where they are in it.
+    fn prepare(files: &[(PathBuf, &str)]) -> anyhow::Result<Self>;
 
     /// Boots until systemd answers.
-    pub fn boot(&mut self) -> anyhow::Result<()> {
-        let console = fs::File::options().create(true).append(true).open(self.console())?;
-        let mut command = Command::new("/bin/bash");
-        command.args(["-c", START, "start", "--quiet", "--register=no", "--keep-unit", "--private-network"]);
-        command.args([
-            "--capability=all",
-            "--system-call-filter=@known",
-            "--bind=/dev/fuse",
-            "--console=pipe",
-            "--link-journal=no",
-        ]);
-        // Debian's systemd takes cgroups of version 1 only with this word.
-        command.arg("--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1").arg("-D").arg(self.root());
-        for (from, to) in &self.read_only {
-            command.arg(format!("--bind-ro={}:{to}", from.display()));
-        }
-        command.env("NAME", &self.name).stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
-        let mut nspawn = command.spawn().context("systemd-nspawn")?;
-        let supervisor = nspawn.id();
-        let leader = wait_until("a process 1 of the machine", PATIENCE, &[self.console()], || {
-            anyhow::ensure!(nspawn.try_wait()?.is_none(), "nspawn has ended");
-            Ok(find_leader(supervisor))
-        });
-        let leader = match leader {
-            Ok(leader) => leader,
-            Err(error) => {
-                let _ = nspawn.kill();
-                let _ = nspawn.wait();
-                return Err(error);
-            }
-        };
-        self.running = Some(Running { nspawn, leader });
-        self.wait_for("systemd answers", "systemctl is-active --quiet basic.target")
-    }
+    fn boot(&mut self) -> anyhow::Result<()>;
 
-    fn console(&self) -> PathBuf {
-        self.folder.join("console.log")
-    }
+    /// Ends it at once, without a word to anything in it.
+    fn cut_power(&mut self) -> anyhow::Result<()>;
 
-    /// The machine's process 1, as this host counts.
-    pub fn leader(&self) -> i32 {
-        self.running.as_ref().expect("the machine runs").leader
-    }
+    /// Writes a file of its root file system, before or after it was booted.
+    fn write(&self, inside: &str, text: &str) -> anyhow::Result<()>;
 
-    /// A command in the machine, as root.
-    pub fn command(&self, script: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.leader().to_string(), "-a", "--", "/usr/bin/timeout", "180", "/bin/bash", "-euc"]);
-        command.arg(script).env_clear().stdin(Stdio::null());
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
-        command
-    }
+    /// Runs a script as root and gives what it wrote; fails where it fails.
+    fn run(&self, script: &str) -> anyhow::Result<String>;
+
+    /// The end of what it has said of this boot.
+    fn journal_tail(&self) -> String;
+
+    /// Its name and its beginning.
+    fn begun(&self) -> (&str, Instant);
 
     /// Says in the test's output how far it is, and since when.
-    pub fn note(&self, what: &str) {
-        println!("{} {:6.1} s  {what}", self.name, self.begun.elapsed().as_secs_f32());
-    }
-
-    /// Runs a script and gives what it wrote; fails where it fails.
-    pub fn run(&self, script: &str) -> anyhow::Result<String> {
-        crate::node::succeed(&mut self.command(script)).with_context(|| format!("in the machine: {script}"))
+    fn note(&self, what: &str) {
+        let (name, begun) = self.begun();
+        println!("{name} {:6.1} s  {what}", begun.elapsed().as_secs_f32());
     }
 
     /// Whether a script ends with 0.
-    pub fn holds(&self, script: &str) -> bool {
-        self.command(script).output().is_ok_and(|output| output.status.success())
+    fn holds(&self, script: &str) -> bool {
+        self.run(script).is_ok()
     }
 
     /// Waits until a script ends with 0; where it does not, the error has the machine's journal.
-    pub fn wait_for(&self, what: &str, script: &str) -> anyhow::Result<()> {
+    fn wait_for(&self, what: &str, script: &str) -> anyhow::Result<()> {
         self.wait(what, || Ok(self.holds(script).then_some(())))
     }
 
     /// Waits for something in the machine; where it does not come, the error has the machine's journal.
-    pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-        let came = wait_until(what, PATIENCE * 2, &[], condition);
+    fn wait<T>(&self, what: &str, mut condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+        let came = wait_until(what, Self::PATIENCE, &[], || {
+            let found = condition()?;
+            if found.is_none() {
+                std::thread::sleep(Self::PAUSE);
+            }
+            Ok(found)
+        });
         self.note(what);
         came.map_err(|error| error.context(format!("the machine's journal ends with\n{}", self.journal_tail())))
     }
 
-    fn journal_tail(&self) -> String {
-        self.run("journalctl -b --no-pager -o short-monotonic | grep -v ' weed\\[' | tail -n 120")
-            .unwrap_or_else(|_| tail(&self.console(), 60))
-    }
-
-    /// Reboots as an administrator does, and comes back when systemd answers again.
-    pub fn reboot(&mut self) -> anyhow::Result<()> {
-        // Its own connection to the bus may go before its answer comes.
-        let _ = self.command("systemctl reboot").output();
-        let mut running = self.running.take().context("the machine runs")?;
-        let status =
-            wait_until("the machine goes down", PATIENCE * 2, &[self.console()], || Ok(running.nspawn.try_wait()?));
-        let Ok(status) = status else {
-            self.running = Some(running);
-            anyhow::bail!("the machine does not go down: {}", self.journal_tail());
-        };
-        anyhow::ensure!(status.code() == Some(REBOOT), "nspawn ended with {status}");
-        self.boot()
-    }
-
-    /// Kills everything in it at once, as a power cut does to processes. What they have written stays.
-    pub fn cut_power(&mut self) -> anyhow::Result<()> {
-        let mut running = self.running.take().context("the machine runs")?;
-        kill(running.leader)?;
-        let status = running.nspawn.wait()?;
-        anyhow::ensure!(status.code() != Some(REBOOT), "it went down in order: {status}, {:?}", status.signal());
-        Ok(())
-    }
-
-    /// The mounts of a process of the machine: id and mount point.
-    pub fn mounts(&self, process: i32) -> anyhow::Result<Vec<(u64, String)>> {
-        let table = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+    /// The mounts that its process 1 sees: id and mount point.
+    fn mounts(&self) -> anyhow::Result<Vec<(u64, String)>> {
+        let table = self.run("cat /proc/1/mountinfo")?;
         let words = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         words.map(|words| Ok((words[0].parse()?, words[4].to_owned()))).collect()
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if std::thread::panicking() || std::env::var_os("KEEP_LOGS").is_some() {
-            eprintln!(
-                "{}: the journal of this boot\n{}",
-                self.name,
-                self.running.as_ref().map_or_else(String::new, |_| self.journal_tail())
-            );
-        }
-        if let Some(mut running) = self.running.take() {
-            let _ = kill(running.leader);
-            let _ = running.nspawn.wait();
-        }
-        // Every mount went with the machine's namespace. Beneath them are directories that refuse removal.
-        let _ = Command::new("chattr").args(["-R", "-f", "-i"]).arg(&self.folder).status();
-        let removed = Command::new("rm").args(["-rf", "--one-file-system"]).arg(&self.folder).status();
-        if !removed.is_ok_and(|status| status.success()) {
-            eprintln!("{} is left", self.folder.display());
-        }
-        remove_cgroups(&self.name);
-    }
+/// What scripts in a machine find their programs by.
+pub const PROGRAMS: &str = "/opt/nomad:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What shows a boot's journal where something has failed.
+pub const JOURNAL_TAIL: &str = "journalctl -b --no-pager -o short-monotonic | grep -v ' weed\\[' | tail -n 120";
+
+/// Unpacks the Debian that `make tools` has made.
+pub fn unpack(root: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(root)?;
+    let tar = tool("weed").context("make tools")?.with_file_name("../machine.tar");
+    succeed(Command::new("tar").arg("-xpf").arg(tar).arg("-C").arg(root).arg("--numeric-owner"))?;
+    // At shutdown systemd waits this long for Nomad's tasks, which do not hear its SIGTERM.
+    write(root, "/etc/systemd/system.conf.d/tests.conf", "[Manager]\nDefaultTimeoutStopSec=3s\n")?;
+    // What a test asks of the journal after a reboot is there.
+    Ok(fs::create_dir_all(root.join("var/log/journal"))?)
 }
 
-fn kill(pid: i32) -> anyhow::Result<()> {
-    let pid = rustix::process::Pid::from_raw(pid).context("a process")?;
-    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+/// Writes a file below a machine's root.
+pub fn write(root: &Path, inside: &str, text: &str) -> anyhow::Result<()> {
+    let path = root.join(inside.trim_start_matches('/'));
+    fs::create_dir_all(path.parent().context("a folder")?)?;
+    fs::write(&path, text).with_context(|| path.display().to_string())
 }
 
-/// The child of nspawn that is process 1 of a namespace of its own.
-fn find_leader(supervisor: u32) -> Option<i32> {
-    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
-    children.split_whitespace().find_map(|child| {
-        let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
-        let ids: Vec<&str> = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().collect();
-        (ids.len() > 1 && ids.last() == Some(&"1")).then(|| child.parse().ok())?
-    })
+/// Writes a program below a machine's root.
+pub fn write_program(root: &Path, inside: &str, text: &str) -> anyhow::Result<()> {
+    write(root, inside, text)?;
+    succeed(Command::new("chmod").arg("0755").arg(root.join(inside.trim_start_matches('/')))).map(drop)
 }
 
-/// Empty ones only: rmdir(2) of a cgroup takes no process with it.
-fn remove_cgroups(name: &str) {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let hierarchies = table.lines().filter(|line| line.contains(" - cgroup ") || line.contains(" - cgroup2 "));
-    for hierarchy in hierarchies.filter_map(|line| line.split(' ').nth(4)) {
-        remove_folders(&Path::new(hierarchy).join(name));
-    }
-}
-
-fn remove_folders(folder: &Path) {
-    for inner in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_folders(&inner.path());
-        }
-    }
-    let _ = fs::remove_dir(folder);
+/// Runs a command of this host and gives what it wrote; fails where it fails.
+pub fn succeed(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{:?}: {}\n{said}{}",
+        command.get_program(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
 }

@@ -1,125 +1,16 @@
 //! A Nomad client in a machine: the package, a Nomad, a SeaweedFS, and jobs whose tasks write numbered records.
 
+use crate::container::Container;
 use crate::machine::Machine;
+use crate::qemu::Qemu;
+use crate::setup;
 use crate::support::tool;
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// Where Nomad keeps its allocations in the machine.
 pub const ALLOCS: &str = "/var/lib/nomad/alloc";
-
-/// As HashiCorp's package has it, with what a machine without a network needs.
-const NOMAD_UNIT: &str = "[Unit]
-Description=Nomad
-Wants=network-online.target
-After=network-online.target
-StartLimitBurst=3
-StartLimitIntervalSec=10
-
-[Service]
-ExecReload=/bin/kill -HUP $MAINPID
-ExecStart=/opt/nomad/nomad agent -config /etc/nomad.d
-KillMode=process
-KillSignal=SIGINT
-LimitNOFILE=65536
-LimitNPROC=infinity
-Restart=on-failure
-RestartSec=2
-TasksMax=infinity
-OOMScoreAdjust=-1000
-
-[Install]
-WantedBy=multi-user.target
-";
-
-const NOMAD: &str = r#"
-data_dir   = "/var/lib/nomad"
-bind_addr  = "127.0.0.1"
-log_level  = "INFO"
-disable_update_check = true
-leave_on_interrupt   = false
-leave_on_terminate   = false
-advertise {
-  http = "127.0.0.1:4646"
-  rpc  = "127.0.0.1:4647"
-  serf = "127.0.0.1:4648"
-}
-server {
-  enabled          = true
-  bootstrap_expect = 1
-  raft_multiplier  = 1
-}
-client {
-  enabled           = true
-  servers           = ["127.0.0.1:4647"]
-  network_interface = "lo"
-  gc_disk_usage_threshold  = 99
-  gc_inode_usage_threshold = 99
-  options = {
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
-    "driver.allowlist"     = "exec,raw_exec"
-  }
-  chroot_env {
-    "/opt/rootfs/bin"     = "/bin"
-    "/opt/rootfs/usr/bin" = "/usr/bin"
-    "/opt/rootfs/lib"     = "/lib"
-    "/opt/rootfs/lib64"   = "/lib64"
-    "/opt/rootfs/etc"     = "/etc"
-    "/opt/tasks"          = "/opt/tasks"
-  }
-}
-plugin "raw_exec" {
-  config {
-    enabled = true
-  }
-}
-"#;
-
-/// exec tasks are nobody's, so volumes are too.
-const AGENT: &str = r#"
-backend "host" "disk" {
-  path = "/srv/volumes"
-}
-volume "near" {
-  backend = "disk"
-  create  = true
-  owner   = "65534:65534"
-}
-volume "close" {
-  backend = "disk"
-  create  = true
-  owner   = "65534:65534"
-}
-"#;
-
-const SEAWEEDFS: &str = r#"
-backend "seaweedfs" "main" {
-  filer        = "127.0.0.1:8888"
-  memory_limit = "512MiB"
-}
-volume "far" {
-  backend = "main"
-  path    = "/volumes/far"
-  create  = true
-  owner   = "65534:65534"
-}
-"#;
-
-/// Appends a number to the volume's log, has it on disk, and appends the next, for ever; what cannot be written ends
-/// the task. Each start leaves a line too, and is the first thing that is written.
-const WRITER: &str = "
-volume=$NOMAD_TASK_DIR/vol
-echo start >>\"$volume/starts\" || exit 9
-number=$(wc -l <\"$volume/log\" 2>/dev/null || echo 0)
-while :; do
-    number=$((number + 1))
-    echo $number | dd of=\"$volume/log\" oflag=append conv=notrunc,fsync 2>/dev/null || exit 9
-    sleep 0.05
-done
-";
 
 /// What runs beside Nomad.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,9 +24,9 @@ pub enum With {
 }
 
 /// A machine with Nomad.
-pub struct Node {
+pub struct Node<M = Container> {
     /// The machine.
-    pub machine: Machine,
+    pub machine: M,
     with: With,
 }
 
@@ -151,38 +42,11 @@ pub struct Look {
 }
 
 impl Node {
-    /// Boots a machine on which nothing of saddlebag is installed yet.
-    pub fn bare(with: With) -> anyhow::Result<Self> {
-        let binary = |name: &str| tool(name).and_then(|path| path.canonicalize().ok()).context("make tools");
-        let rootfs = tool("weed").context("make tools")?.with_file_name("../rootfs").canonicalize()?.join("rootfs");
-        let mut shared = vec![
-            // The folder: Nomad's exec driver looks at its own file through an overlay, which sees no bind mount of it.
-            (binary("nomad")?.parent().context("a folder")?.to_owned(), "/opt/nomad"),
-            (rootfs, "/opt/rootfs"),
-            (packages()?.to_owned(), "/opt/packages"),
-        ];
-        if with == With::Seaweedfs {
-            shared.push((binary("weed")?, "/usr/local/bin/weed"));
-        }
-        let machine = Machine::unpack(shared)?;
-        machine.write("/etc/systemd/system/nomad.service", NOMAD_UNIT)?;
-        std::os::unix::fs::symlink("/opt/nomad/nomad", machine.path("/usr/local/bin/nomad"))?;
-        machine.write("/etc/nomad.d/nomad.hcl", NOMAD)?;
-        machine.write("/opt/tasks/writer", WRITER)?;
-        if with != With::Default {
-            machine.write("/etc/saddlebag/conf.d/disk.hcl", AGENT)?;
-        }
-        std::fs::create_dir_all(machine.path("/srv/volumes"))?;
-        if with == With::Seaweedfs {
-            machine.write("/etc/saddlebag/conf.d/main.hcl", SEAWEEDFS)?;
-            let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-            for unit in ["seaweedfs-master.service", "seaweedfs-volume.service", "seaweedfs-filer.service"] {
-                let text = std::fs::read_to_string(units.join(unit))?;
-                machine.write(&format!("/etc/systemd/system/{unit}"), &text)?;
-            }
-        }
-        let mut node = Self { machine, with };
+    /// Boots a container with the package installed and Nomad ready for jobs.
+    pub fn ready(with: With) -> anyhow::Result<Self> {
+        let mut node = Self::prepare(with)?;
         node.machine.boot()?;
+        node.machine.run("mkdir -p /srv/volumes")?;
         if with == With::Default {
             // A volume without a definition is root's, and exec tasks are nobody's.
             node.machine.run("install -d -m 0711 /var/lib/saddlebag /var/lib/saddlebag/volumes")?;
@@ -192,18 +56,68 @@ impl Node {
             node.machine
                 .run("systemctl enable --quiet --now --no-block seaweedfs-master seaweedfs-volume seaweedfs-filer")?;
         }
-        Ok(node)
-    }
-
-    /// Boots a machine with the package installed and Nomad ready for jobs.
-    pub fn ready(with: With) -> anyhow::Result<Self> {
-        let node = Self::bare(with)?;
         node.install("1.0.0")?;
         node.start_nomad()?;
         if with == With::Seaweedfs {
             node.wait_for_filer()?;
         }
         Ok(node)
+    }
+
+    /// Starts Nomad, now and at each boot.
+    pub fn start_nomad(&self) -> anyhow::Result<()> {
+        self.machine.run("systemctl daemon-reload; systemctl enable --quiet --now nomad")?;
+        self.wait_for_nomad()
+    }
+}
+
+impl Node<Qemu> {
+    /// Boots a machine out of an image in which the package and all else were installed before.
+    pub fn imaged() -> anyhow::Result<Self> {
+        let mut node = Self::prepare(With::Seaweedfs)?;
+        node.machine.write("/etc/systemd/system/seaweedfs-.service.d/durable.conf", setup::DURABLE)?;
+        node.machine.change_image(
+            "mkdir -p /srv/volumes
+             DEBIAN_FRONTEND=noninteractive dpkg -i /opt/packages/saddlebag_1.0.0_*.deb
+             systemctl enable nomad seaweedfs-master seaweedfs-volume seaweedfs-filer",
+        )?;
+        node.machine.boot()?;
+        node.wait_for_nomad()?;
+        node.wait_for_filer()?;
+        Ok(node)
+    }
+}
+
+impl<M: Machine> Node<M> {
+    /// Makes a machine with everything but saddlebag. It is not booted yet.
+    fn prepare(with: With) -> anyhow::Result<Self> {
+        let binary = |name: &str| tool(name).and_then(|path| path.canonicalize().ok()).context("make tools");
+        let rootfs = tool("weed").context("make tools")?.with_file_name("../rootfs").canonicalize()?.join("rootfs");
+        let mut files = vec![
+            // The folder: Nomad's exec driver looks at its own file through an overlay, which sees no bind mount of it.
+            (binary("nomad")?.parent().context("a folder")?.to_owned(), "/opt/nomad"),
+            (rootfs, "/opt/rootfs"),
+            (setup::packages()?.to_owned(), "/opt/packages"),
+        ];
+        if with == With::Seaweedfs {
+            files.push((binary("weed")?, "/usr/local/bin/weed"));
+        }
+        let machine = M::prepare(&files)?;
+        machine.write("/etc/systemd/system/nomad.service", setup::NOMAD_UNIT)?;
+        machine.write("/etc/nomad.d/nomad.hcl", setup::NOMAD)?;
+        machine.write("/opt/tasks/writer", &format!("{}write_records {}\n", setup::WRITER, M::ACKNOWLEDGE))?;
+        if with != With::Default {
+            machine.write("/etc/saddlebag/conf.d/disk.hcl", setup::AGENT)?;
+        }
+        if with == With::Seaweedfs {
+            machine.write("/etc/saddlebag/conf.d/main.hcl", setup::SEAWEEDFS)?;
+            let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+            for unit in ["seaweedfs-master.service", "seaweedfs-volume.service", "seaweedfs-filer.service"] {
+                let text = std::fs::read_to_string(units.join(unit))?;
+                machine.write(&format!("/etc/systemd/system/{unit}"), &text)?;
+            }
+        }
+        Ok(Self { machine, with })
     }
 
     /// Installs a version of the package, as `dpkg -i` does.
@@ -213,17 +127,11 @@ impl Node {
         ))
     }
 
-    /// Starts Nomad, now and at each boot.
-    pub fn start_nomad(&self) -> anyhow::Result<()> {
-        self.machine.run("systemctl daemon-reload; systemctl enable --quiet --now nomad")?;
-        self.wait_for_nomad()
-    }
-
     /// Waits until Nomad places jobs here.
     pub fn wait_for_nomad(&self) -> anyhow::Result<()> {
         self.machine.wait("Nomad's node is ready with both drivers", || {
-            let Ok(text) = self.machine.run("nomad node status -self -json") else { return Ok(None) };
-            let node: Value = serde_json::from_str(&text)?;
+            let Ok(nodes) = self.ask_nomad("GET", "/nodes", "") else { return Ok(None) };
+            let node = &nodes[0];
             let healthy = |driver: &str| node["Drivers"][driver]["Healthy"] == true;
             Ok((node["Status"] == "ready" && healthy("exec") && healthy("raw_exec")).then_some(()))
         })
@@ -245,53 +153,17 @@ impl Node {
 
     /// Registers such a job.
     pub fn register(&self, job: &str, driver: &str, volume: &str) -> anyhow::Result<()> {
-        let text = format!(
-            r#"
-job "{job}" {{
-  type = "service"
-  group "group" {{
-    restart {{
-      attempts = 2
-      interval = "10s"
-      delay    = "1s"
-      mode     = "delay"
-    }}
-    meta {{
-      storage_volume      = "{volume}"
-      storage_destination = "local/vol"
-    }}
-    task "storage" {{
-      lifecycle {{
-        hook = "prestart"
-      }}
-      driver = "raw_exec"
-      config {{
-        command = "/usr/bin/saddlebag"
-        args    = ["mount"]
-      }}
-      resources {{
-        cpu    = 20
-        memory = 32
-      }}
-    }}
-    task "main" {{
-      driver       = "{driver}"
-      kill_timeout = "1s"
-      config {{
-        command = "/bin/sh"
-        args    = ["/opt/tasks/writer"]
-      }}
-      resources {{
-        cpu    = 20
-        memory = 32
-      }}
-    }}
-  }}
-}}
-"#
-        );
-        self.machine.write(&format!("/root/{job}.hcl"), &text)?;
-        self.machine.run(&format!("nomad job run -detach /root/{job}.hcl")).map(drop)
+        let text = json!({ "JobHCL": setup::job(job, driver, volume) });
+        let job = self.ask_nomad("POST", "/jobs/parse", &text.to_string())?;
+        self.ask_nomad("POST", "/jobs", &json!({ "Job": job }).to_string()).map(drop)
+    }
+
+    /// What Nomad's HTTP API answers, on a way that costs a slow machine less than Nomad's command does.
+    pub fn ask_nomad(&self, verb: &str, path: &str, body: &str) -> anyhow::Result<Value> {
+        let curl = format!("chroot /opt/rootfs /usr/bin/curl -sS --fail-with-body -X {verb} -d @-");
+        let said = self.machine.run(&format!("{curl} 'http://127.0.0.1:4646/v1{path}' <<'BODY'\n{body}\nBODY\n"))?;
+        // Some answers are empty.
+        if said.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&said)?) }
     }
 
     /// Waits until the task of a volume has written another record.
@@ -305,10 +177,21 @@ job "{job}" {{
         self.machine.wait(&what, || Ok((self.records(volume).len() > before).then_some(())))
     }
 
-    /// The records in a volume.
+    /// The numbers of the records in a volume.
     pub fn records(&self, volume: &str) -> Vec<u64> {
-        let text = self.machine.run(&format!("cat {}/log", self.data(volume))).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let text = self.log(volume).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+    }
+
+    /// The records in a volume: each the number of the record and that of the task's start.
+    pub fn log(&self, volume: &str) -> anyhow::Result<String> {
+        self.machine.run(&format!("cat {}/log", self.data(volume)))
+    }
+
+    /// The records in a volume as its storage has them, with nothing of saddlebag in between.
+    pub fn stored(&self, volume: &str) -> anyhow::Result<String> {
+        let filer = "chroot /opt/rootfs /usr/bin/curl -sSf http://127.0.0.1:8888/volumes";
+        if volume == "far" { self.machine.run(&format!("{filer}/far/log")) } else { self.log(volume) }
     }
 
     /// Every record of a volume is there once and in order: nothing was lost and nothing went elsewhere.
@@ -350,10 +233,10 @@ job "{job}" {{
     pub fn look(&self) -> anyhow::Result<Look> {
         let mut mounts = self.bindings()?;
         mounts.extend(self.sources()?);
-        let jobs: Value = serde_json::from_str(&self.machine.run("nomad job status -json")?)?;
+        let jobs = self.ask_nomad("GET", "/jobs", "")?;
         let mut within = Vec::new();
         for job in jobs.as_array().into_iter().flatten() {
-            let job = job["Summary"]["JobID"].as_str().or(job["ID"].as_str()).context("a job")?;
+            let job = job["ID"].as_str().context("a job")?;
             within.push((job.to_owned(), self.seen_by_task(job)?));
         }
         Ok(Look { mounts, within, lineage: self.lineage()? })
@@ -374,7 +257,7 @@ job "{job}" {{
 
     /// The newest allocation of a job.
     pub fn allocation(&self, job: &str) -> anyhow::Result<Value> {
-        let all: Value = serde_json::from_str(&self.machine.run(&format!("nomad job allocs -json {job}"))?)?;
+        let all = self.ask_nomad("GET", &format!("/job/{job}/allocations"), "")?;
         let newest = all.as_array().into_iter().flatten().max_by_key(|alloc| alloc["CreateIndex"].as_u64());
         newest.cloned().with_context(|| format!("an allocation of {job}"))
     }
@@ -386,7 +269,7 @@ job "{job}" {{
 
     /// What saddlebag has mounted for tasks, as the machine's process 1 sees it: mount id and mount point.
     pub fn bindings(&self) -> anyhow::Result<Vec<(u64, String)>> {
-        let mut found = self.machine.mounts(self.machine.leader())?;
+        let mut found = self.machine.mounts()?;
         found.retain(|(_, at)| {
             at.ends_with("/vol") && (at.starts_with(ALLOCS) || at.starts_with("/var/lib/saddlebag/bindings/"))
         });
@@ -395,7 +278,7 @@ job "{job}" {{
 
     /// Where the sources are mounted, with their mount ids.
     pub fn sources(&self) -> anyhow::Result<Vec<(u64, String)>> {
-        let mut found = self.machine.mounts(self.machine.leader())?;
+        let mut found = self.machine.mounts()?;
         found.retain(|(_, at)| at.starts_with("/var/lib/saddlebag/sources/"));
         Ok(found)
     }
@@ -455,36 +338,4 @@ job "{job}" {{
             Ok((mounted == count).then_some(()))
         })
     }
-}
-
-/// The folder with the packages of two versions, made once for all tests of this process.
-fn packages() -> anyhow::Result<&'static Path> {
-    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let made = FOLDER.get_or_init(|| make_packages().map_err(|error| format!("{error:#}")));
-    made.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-fn make_packages() -> anyhow::Result<PathBuf> {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/package");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-    if std::env::var_os("SADDLEBAG_PACKAGES").is_none() {
-        for version in ["1.0.0", "1.1.0"] {
-            succeed(Command::new(&tools).arg(version).arg(&folder).env("PACKAGE_PROFILE", "dev"))?;
-        }
-    }
-    Ok(std::env::var_os("SADDLEBAG_PACKAGES").map_or(folder, PathBuf::from).canonicalize()?)
-}
-
-/// Runs a command and gives what it wrote; fails where it fails.
-pub fn succeed(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        output.status.success(),
-        "{:?}: {}\n{said}{}",
-        command.get_program(),
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(said)
 }

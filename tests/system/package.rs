@@ -1,5 +1,6 @@
 //! The Debian package: installed, upgraded under load, removed under load, purged.
 
+use crate::machine::Machine as _;
 use crate::node::{Node, With};
 use crate::support::require;
 use anyhow::ensure;
