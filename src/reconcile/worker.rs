@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -44,10 +46,36 @@ impl Desk {
     }
 }
 
+/// How long a worker that looks into containers waits for more work before it ends: they come and go, and a node with many
+/// sources has no use for all of them at once.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// The workers, each started at its first work.
 pub struct Workers<T> {
-    desks: HashMap<Desk, Sender<Work<T>>>,
+    desks: HashMap<Desk, Line<T>>,
     results: UnboundedSender<T>,
+}
+
+/// The way to a worker.
+struct Line<T> {
+    sender: Sender<Work<T>>,
+    /// It takes no more work. Whoever hands it some holds this meanwhile, so that none is left lying.
+    has_ended: Arc<Mutex<bool>>,
+}
+
+/// The next work; none where no more comes.
+fn take<T>(receiver: &Receiver<Work<T>>, idle: Option<Duration>, has_ended: &Mutex<bool>) -> Option<Work<T>> {
+    let Some(idle) = idle else { return receiver.recv().ok() };
+    match receiver.recv_timeout(idle) {
+        Ok(work) => Some(work),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => {
+            let mut has_ended = has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = receiver.try_recv().ok();
+            *has_ended = last.is_none();
+            last
+        }
+    }
 }
 
 impl<T: Send + 'static> Workers<T> {
@@ -62,10 +90,13 @@ impl<T: Send + 'static> Workers<T> {
     /// The work itself and the kernel's reason, where no thread can be started.
     pub fn submit(&mut self, desk: Desk, work: Work<T>) -> Result<(), (Work<T>, io::Error)> {
         let mut work = work;
-        if let Some(sender) = self.desks.get(&desk) {
-            match sender.send(work) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::SendError(back)) => work = back,
+        if let Some(line) = self.desks.get(&desk) {
+            let has_ended = line.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+            if !*has_ended {
+                match line.sender.send(work) {
+                    Ok(()) => return Ok(()),
+                    Err(mpsc::SendError(back)) => work = back,
+                }
             }
         }
         let (sender, receiver) = mpsc::channel::<Work<T>>();
@@ -76,8 +107,11 @@ impl<T: Send + 'static> Workers<T> {
             Desk::Host => "host".to_owned(),
             Desk::Ledger => "ledger".to_owned(),
         };
+        let idle = matches!(desk, Desk::Inside(..)).then_some(IDLE);
+        let has_ended = Arc::<Mutex<bool>>::default();
+        let ends = Arc::clone(&has_ended);
         let started = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
-            for work in receiver {
+            while let Some(work) = take(&receiver, idle, &ends) {
                 // A panic is an error of this program. What it was at is known to nobody then but to the ledger and the
                 // kernel, and the next agent asks both.
                 let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
@@ -95,7 +129,36 @@ impl<T: Send + 'static> Workers<T> {
         }
         // Its receiver lives in the thread just started.
         let _ = sender.send(work);
-        self.desks.insert(desk, sender);
+        self.desks.insert(desk, Line { sender, has_ended });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_ends_for_want_of_work_leaves_none_lying() {
+        let (sender, receiver) = mpsc::channel::<Work<u32>>();
+        let has_ended = Mutex::new(false);
+        sender.send(Box::new(|| 1)).unwrap();
+        let short = Some(Duration::from_millis(1));
+        assert_eq!(take(&receiver, short, &has_ended).map(|work| work()), Some(1));
+        assert!(!*has_ended.lock().unwrap());
+        assert!(take(&receiver, short, &has_ended).is_none() && *has_ended.lock().unwrap());
+    }
+
+    #[test]
+    fn work_for_a_worker_that_has_ended_has_another_one_started() {
+        let (results, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let mut workers = Workers::new(results);
+        let desk = Desk::Inside(SourceKey("host-1".to_owned()), 0);
+        for number in [1, 2] {
+            assert!(workers.submit(desk.clone(), Box::new(move || number)).is_ok());
+            assert_eq!(told.blocking_recv(), Some(number));
+            // As the worker does when nothing has come for long.
+            *workers.desks[&desk].has_ended.lock().unwrap() = true;
+        }
     }
 }
