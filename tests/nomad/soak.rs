@@ -29,10 +29,11 @@ mod witness;
 use crate::support::require;
 use anyhow::Context as _;
 use plan::{Does, Fate, Group, Job, Settings, VOLUMES};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 use storm::Storm;
 
-/// What it is where the environment says nothing: for a run among all other tests.
+/// What it is where the environment says nothing: for a run among all other tests, which decides the same each time.
+const SEED: u64 = 4;
 const SECONDS: u64 = 30;
 const BINDINGS: usize = 50;
 
@@ -41,9 +42,8 @@ fn settings() -> anyhow::Result<Settings> {
         Ok(text) => text.parse::<u64>().map(Some).with_context(|| format!("{name}={text}")),
         Err(_) => Ok(None),
     };
-    let random = u64::from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos());
     Ok(Settings {
-        seed: read("SADDLEBAG_SOAK_SEED")?.unwrap_or(random),
+        seed: read("SADDLEBAG_SOAK_SEED")?.unwrap_or(SEED),
         seconds: read("SADDLEBAG_SOAK_SECONDS")?.unwrap_or(SECONDS),
         bindings: read("SADDLEBAG_SOAK_BINDINGS")?.map_or(Ok(BINDINGS), usize::try_from)?,
     })
