@@ -103,7 +103,7 @@ impl<T: Send + 'static> Workers<T> {
         let results = self.results.clone();
         let name = match &desk {
             Desk::Source(key) => key.0.chars().take(15).collect(),
-            Desk::Inside(key, number) => key.0.chars().take(13).chain(['-', char::from(b'0' + number)]).collect(),
+            Desk::Inside(key, number) => format!("look-{number}-{}", key.0).chars().take(15).collect(),
             Desk::Host => "host".to_owned(),
             Desk::Ledger => "ledger".to_owned(),
         };

@@ -466,3 +466,41 @@ fn a_server_that_hangs_holds_up_no_other_sources_clones() {
         other.source.signal(nix::sys::signal::Signal::SIGCONT);
     });
 }
+
+#[test]
+fn nothing_read_only_is_put_into_a_user_namespace_that_could_make_it_writable() {
+    in_private_namespace(|| {
+        let mut task = Task::bound();
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let mut container = Container::start_in_user_namespace(&task, folder.path());
+        let (read_only, own) = (folder.path().join("ro"), folder.path().join("local/x"));
+        let at = |path: &Path| path.to_str().unwrap().to_owned();
+        let seen = task.try_mend(SwapBy::Beneath, &[]).unwrap().places;
+        let found = seen.iter().find(|place| place.mount_point == read_only).unwrap();
+        assert!(found.flags.read_only);
+        container.sh(&format!("!umount {}", at(&read_only)));
+        let found = task.try_mend(SwapBy::Beneath, &seen).unwrap();
+        let refused = found.failures.iter().find(|failure| failure.mount_point.as_ref() == Some(&read_only)).unwrap();
+        assert!(matches!(refused.error, InsideError::Unlocked), "{:?}", refused.error);
+        assert_eq!(container.mounts_at(&at(&read_only)), 0);
+        // What it may write to in any case is mended there as anywhere.
+        task.renew();
+        let found = task.try_mend(SwapBy::Beneath, &seen).unwrap();
+        assert!(found.mended.iter().any(|mended| mended.place.mount_point == own), "{found:?}");
+        drop(container);
+    });
+}
+
+#[test]
+fn a_container_with_clones_without_number_is_told_of_and_left_alone() {
+    in_private_namespace(|| {
+        let task = Task::bound();
+        let mut container = Container::start(&task);
+        container.sh(
+            "i=0; while [ $i -lt 1100 ]; do !mkdir /tmp/$i; !mount --bind /local/x /tmp/$i; i=$((i+1)); done; true",
+        );
+        let found = task.try_mend(SwapBy::Beneath, &[]).unwrap();
+        assert!(matches!(found.failures[0].error, InsideError::TooMany(1100..)), "{:?}", found.failures);
+        assert!(found.places.is_empty() && found.mended.is_empty());
+    });
+}

@@ -328,3 +328,52 @@ fn container_of(world: &World, alloc: &str) -> anyhow::Result<String> {
         Ok(None)
     })
 }
+
+#[test]
+fn an_agent_that_comes_while_nomad_is_away_mends_containers_before_it_calls_them_whole() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let mut world = World::new("mend-away")?;
+    let configuration = configuration(&world)?;
+    world.start_agent(&configuration)?;
+    prepare(&world)?;
+    run(&world, "reattach", &DRIVERS)?;
+    wait_more(&world, &FILES)?;
+    wait_whole(&world, 3)?;
+    let old = world.wait_until("a mount program", PATIENCE, || program(&world))?;
+    world.kill_nomad()?;
+    world.kill_agent()?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    world.start_agent(&configuration)?;
+    // Nobody says which tasks run.
+    world.wait_until("another mount program", PATIENCE, || Ok(program(&world)?.filter(|new| *new != old)))?;
+    wait_whole(&world, 3)?;
+    wait_more(&world, &FILES)?;
+    world.start_nomad_again()?;
+    wait_whole(&world, 3)?;
+    end(&world)
+}
+
+#[test]
+fn what_was_mounted_in_a_bindings_place_is_forgotten_once_it_has_gone() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let world = World::new("mend-foreign")?;
+    let configuration = configuration(&world)?;
+    world.start_agent(&configuration)?;
+    let alloc = run(&world, "reattach", &["exec"])?;
+    wait_more(&world, &["exec-1"])?;
+    wait_whole(&world, 1)?;
+    world.kill_agent()?;
+    let mounted = world.alloc_dir(&alloc).join("exec/local/data").display().to_string();
+    run_as_root("umount", &["-l", &mounted])?;
+    run_as_root("mount", &["-t", "tmpfs", "none", &mounted])?;
+    world.start_agent(&configuration)?;
+    world.wait_until("a status that says so", PATIENCE, || {
+        let bindings = bindings(&world)?;
+        let reason = bindings[0]["reason"].as_str().unwrap_or_default();
+        Ok((bindings[0]["state"] == "failed" && reason.contains("something else is mounted")).then_some(()))
+    })?;
+    run_as_root("umount", &[&mounted])?;
+    wait_whole(&world, 1)?;
+    wait_more(&world, &["exec-1"])?;
+    end(&world)
+}

@@ -180,3 +180,48 @@ fn a_volume_whose_directory_is_missing_is_not_made_anew_under_a_task() -> anyhow
     assert_eq!(std::fs::read_to_string(place.join("file"))?, "kept\n");
     Ok(())
 }
+
+#[test]
+fn a_volume_whose_directory_is_replaced_stays_the_former_one_under_its_task() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed");
+    let (world, volumes) = start("swapped")?;
+    world.run_job(&job("swapped", "local/data", "while :; do echo on >> /local/data/file; sleep 0.1; done"), &[])?;
+    let alloc = world.wait_running("swapped")?;
+    let place = world.alloc_dir(&alloc).join("main/local/data");
+    let (volume, aside) = (volumes.join("swapped"), world.directory().join("aside"));
+    world.wait_until("what the task writes", PATIENCE, || Ok((lines(&volume.join("file")) > 0).then_some(())))?;
+    let mounts = || -> anyhow::Result<Vec<String>> {
+        let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let at = |line: &&str| line.split(' ').nth(4) == place.to_str();
+        Ok(table.lines().filter(at).map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect())
+    };
+    let before = mounts()?;
+
+    world.kill_agent()?;
+    std::fs::rename(&volume, &aside)?;
+    std::fs::create_dir(&volume)?;
+    let configuration =
+        format!("backend \"host\" \"local\" {{\n  path = \"{}\"\n  dynamic = true\n}}\n", volumes.display());
+    world.start_agent(&configuration)?;
+    let status =
+        || -> anyhow::Result<serde_json::Value> { Ok(serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?) };
+    world.wait_until("a status that says what has happened", PATIENCE, || {
+        let status = status()?;
+        let reason = status["bindings"][0]["reason"].as_str().unwrap_or_default().to_owned();
+        Ok((status["bindings"][0]["state"] == "failed" && reason.contains("was replaced by another")).then_some(()))
+    })?;
+    let written = lines(&aside.join("file"));
+    world.wait_until("a task that goes on in the former directory", PATIENCE, || {
+        Ok((lines(&aside.join("file")) > written + 5).then_some(()))
+    })?;
+    assert_eq!(mounts()?, before, "the mount of the running task stays");
+    assert_eq!(std::fs::read_dir(&volume)?.count(), 0, "nothing is in the new directory");
+
+    std::fs::remove_dir(&volume)?;
+    std::fs::rename(&aside, &volume)?;
+    world.wait_until("the volume found again", Duration::from_secs(40), || {
+        Ok((status()?["bindings"][0]["state"] == "mounted").then_some(()))
+    })?;
+    assert_eq!(mounts()?, before, "and it was the same all the time");
+    Ok(())
+}

@@ -199,6 +199,8 @@ fn held(pid: Pid) -> anyhow::Result<Held> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         threads.push(std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned());
     }
+    // Threads that look into containers end when nothing has had to be looked into for a while: those of before, too.
+    threads.retain(|name: &String| !name.starts_with("look-"));
     descriptors.sort_unstable();
     threads.sort_unstable();
     Ok(Held { descriptors, threads })
