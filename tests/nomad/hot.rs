@@ -59,7 +59,7 @@ fn task(driver: &str) -> String {
       kill_timeout = "1s"
       config {{
         {config}
-        args = ["-c", "cd {local}; while :; do [ ! -d late ] || echo {driver} >> late/{driver}; if [ -e late/hold ]; then exec 3< late/hold; elif [ -e drop ]; then exec 3<&-; fi; sleep 0.1; done"]
+        args = ["-c", "cd {local}; while :; do [ ! -d late ] || echo {driver} >> late/{driver}; if [ -e late/hold ]; then exec 3< late/hold && : > held; elif [ -e drop ]; then exec 3<&-; fi; sleep 0.1; done"]
       }}
       resources {{
         cpu    = 20
@@ -109,6 +109,17 @@ fn configuration(world: &World) -> anyhow::Result<String> {
 
 fn status(world: &World) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?)
+}
+
+/// Has a file in the volume that each task opens, and returns when all have it open.
+fn have_held(world: &World, alloc: &str) -> anyhow::Result<PathBuf> {
+    let hold = volume(world, "late")?.join("hold");
+    std::fs::write(&hold, "x")?;
+    for task in DRIVERS {
+        let held = world.alloc_dir(alloc).join(task).join("local/held");
+        world.wait_until(&format!("{task} that holds a file"), PATIENCE, || Ok(held.exists().then_some(())))?;
+    }
+    Ok(hold)
 }
 
 /// The state of each binding of a volume.
@@ -217,14 +228,10 @@ fn a_volume_comes_to_running_tasks_and_goes_again_and_none_is_restarted() -> any
     wait_more(&world, &DRIVERS)?;
 
     // While it is in use it stays, and who uses it is named.
-    let hold = volume(&world, "late")?.join("hold");
-    std::fs::write(&hold, "x")?;
+    let hold = have_held(&world, &alloc)?;
     for task in DRIVERS {
-        world.wait_until(&format!("a refusal because of {task}"), PATIENCE, || {
-            let (code, said) = refused(&world, &["detach", &alloc, "late", "--task", task])?;
-            anyhow::ensure!(code == 75, "{task}: {code}: {said}");
-            Ok(said.contains("still has it open").then_some(()))
-        })?;
+        let (code, said) = refused(&world, &["detach", &alloc, "late", "--task", task])?;
+        assert!(code == 75 && said.contains("still has it open"), "{task}: {code}: {said}");
         wait_more(&world, &[task])?;
     }
     assert_eq!(states(&world, "late")?.len(), 3);
@@ -267,12 +274,10 @@ fn a_forced_detach_takes_a_volume_from_under_a_task_that_has_it_open() -> anyhow
     let alloc = run(&world, true)?;
     attach(&world, &alloc, &[&["late"], &ALL[..]].concat())?;
     wait_more(&world, &DRIVERS)?;
-    std::fs::write(volume(&world, "late")?.join("hold"), "x")?;
+    have_held(&world, &alloc)?;
     for task in DRIVERS {
-        world.wait_until(&format!("{task} that holds it"), PATIENCE, || {
-            let (code, said) = refused(&world, &["detach", &alloc, "late", "--task", task])?;
-            Ok((code == 75 && said.contains("still has it open")).then_some(()))
-        })?;
+        let (code, said) = refused(&world, &["detach", &alloc, "late", "--task", task])?;
+        assert!(code == 75 && said.contains("still has it open"), "{task}: {code}: {said}");
     }
     let said = world.saddlebag(&["volume", "detach", &alloc, "late", "--force"])?;
     assert_eq!(said.lines().count(), 3, "{said}");

@@ -89,8 +89,10 @@ fn a_task_that_moves_its_mount_loses_nothing_to_a_collection() -> anyhow::Result
     let alloc = world.wait_running("mover")?;
     let directory = world.alloc_dir(&alloc);
     world.wait_until("the task's move", PATIENCE, || Ok(directory.join("alloc/moved").exists().then_some(())))?;
-    let moved = directory.join("main/local/b/x");
-    assert!(mounts_below(&directory)?.contains(&moved), "the mount has moved with its directory");
+    // With its directory; or back to its place already, where the agent has been told of any change of the mount table.
+    let places = ["main/local/b/x", "main/local/a/x"].map(|place| directory.join(place));
+    let mounts = mounts_below(&directory)?;
+    assert!(places.iter().any(|place| mounts.contains(place)), "{mounts:?}");
     let before = checksums(&volumes)?;
 
     world.stop_purge("mover")?;
