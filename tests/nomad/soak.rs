@@ -8,8 +8,7 @@
 //! **May be seen by a task:** a call that takes longer; and a call that fails, where it was made between the death of its
 //! own source's mount program, or of the SeaweedFS behind it, and the moment from which the agent calls its binding
 //! mounted again. The same call succeeds after that. (A container that is made in that time gets the dead mount, and keeps
-//! it until Nomad has said that its task runs. And an agent that has started while Nomad was away calls a binding mounted
-//! that it has mended on the host alone: so the time ends no sooner than 15 s after both are back.) **May not be seen:** any other error; a record that is missing or another.
+//! it until Nomad has said that its task runs.) **May not be seen:** any other error; a record that is missing or another.
 //!
 //! **What holds for a record whose fsync has completed:** it is there and unchanged at the end, read through a mount that
 //! was made after everything; on a directory of the host and on SeaweedFS alike, whether its mount program, its filer and

@@ -100,13 +100,7 @@ impl Storm {
     pub fn look(&mut self) -> anyhow::Result<()> {
         if self.weather.is_rough() && self.world.agent_pid().is_some() {
             let serves = self.serves()?;
-            let is_there = |(_, back): &(SystemTime, Option<SystemTime>)| {
-                back.is_some_and(|back| back.elapsed().is_ok_and(|ago| ago > NOMAD_CATCHES_UP))
-            };
-            // Until it hears from Nomad which tasks run, an agent that has just started mends the host's mounts alone.
-            if self.without_nomad.last().is_none_or(is_there) && self.without_agent.last().is_none_or(is_there) {
-                self.weather.look(&self.world, &self.witness, serves)?;
-            }
+            self.weather.look(&self.world, &self.witness, serves)?;
         }
         self.weather.judge(&self.witness)
     }
