@@ -4,7 +4,7 @@ use crate::container::Container;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
 use crate::setup;
-use crate::support::tool;
+use crate::support::{PATIENCE, tool, wait_until};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -264,7 +264,10 @@ impl<M: Machine> Node<M> {
 
     /// How often Nomad has restarted a job's main task.
     pub fn restarts(&self, job: &str) -> anyhow::Result<u64> {
-        self.allocation(job)?["TaskStates"]["main"]["Restarts"].as_u64().context("a count")
+        // Its client tells the servers of a task a little after the task has begun to write.
+        wait_until(&format!("what Nomad says of the tasks of {job}"), PATIENCE, &[], || {
+            Ok(self.allocation(job)?["TaskStates"]["main"]["Restarts"].as_u64())
+        })
     }
 
     /// What saddlebag has mounted for tasks, as the machine's process 1 sees it: mount id and mount point.
