@@ -108,9 +108,14 @@ fn a_full_or_read_only_state_disk_touches_no_task_and_refuses_new_ones_until_it_
     std::fs::remove_file(filler)?;
     assert_comes_right(&world, "full")?;
 
-    // The kernel refuses that while anybody has a file open for writing; what begins then finds it so.
+    // The kernel refuses that while anybody has a file open for writing, as a killed process has until it is gone whole;
+    // what begins then finds it so.
     world.kill_agent()?;
-    disk.remount(MsFlags::MS_RDONLY)?;
+    world.wait_until("a disk that nobody writes to", PATIENCE, || match disk.remount(MsFlags::MS_RDONLY) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if error.downcast_ref() == Some(&nix::Error::EBUSY) => Ok(None),
+        Err(error) => Err(error),
+    })?;
     world.start_agent(&configuration)?;
     assert_refused(&world, "readonly", "Read-only file system")?;
     load.assert_untouched(&world)?;
