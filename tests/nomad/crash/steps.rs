@@ -155,7 +155,9 @@ impl Killer {
         let tracer = command.args(["-p", &pid.to_string()]).spawn().context("starting strace")?;
         let killer = Self { tracer, step: (call.to_owned(), count) };
         world.wait_until("a traced agent", PATIENCE, || {
-            let mut threads = std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+            // It may have come to its step, and its end, before it was traced whole.
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Ok(Some(())) };
+            let mut threads = threads.flatten();
             let is_traced = threads.all(|thread| {
                 let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
                 !status.contains("TracerPid:\t0\n")

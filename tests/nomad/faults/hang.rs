@@ -21,7 +21,7 @@ fn a_stopped_mount_program_holds_up_its_own_volumes_only_and_goes_on_where_it_wa
     ]
     .concat();
     world.start_agent(&configuration)?;
-    let writing = writers(&world, "stops")?;
+    let writing = writers(&world, "stops", Writer::launch)?;
     let beside = Writer::launch(&world, "exec", "sound-0")?.wait(&world)?;
     let mounts = || writing.iter().map(|writer| writer.mount_id(&world)).collect::<anyhow::Result<Vec<_>>>();
     let (weed, before) = (pid_of(&source(&world, "stops")?)?, mounts()?);
