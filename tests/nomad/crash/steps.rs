@@ -171,6 +171,8 @@ impl Killer {
         let what = format!("the agent's death before {:?}", self.step);
         world.wait_until(&what, Duration::from_secs(20), || Ok(world.agent_pid().is_none().then_some(())))?;
         self.tracer.wait()?;
+        let traced = std::fs::read_to_string(world.log("strace"))?;
+        anyhow::ensure!(traced.contains(&self.step.0), "it died of something else than {:?}: {traced}", self.step);
         Ok(())
     }
 }

@@ -18,12 +18,12 @@ while :; do
 done
 ";
 
-/// The same of one that goes on when a write fails, with the next record.
+/// The same of one that goes on when a write fails, with the next record; which have not failed it notes on the local disk.
 const TRIES: &str = "trap 'exit 0' TERM INT
 n=0
 while :; do
   n=$((n+1))
-  echo $n | dd of=$V/log oflag=append conv=notrunc,fsync 2>/dev/null || true
+  echo $n | dd of=$V/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $n >> $NOMAD_TASK_DIR/kept || true
   sleep 0.1
 done
 ";
@@ -121,9 +121,18 @@ impl Writer {
         self.assert_unbroken(world)
     }
 
-    /// It still writes, in the task that it began in, and what it wrote is there in its order. Records may be missing
-    /// where the storage failed a call.
-    pub fn assert_unbroken(&self, world: &World) -> anyhow::Result<()> {
+    /// The same of a patient one: every record whose write and fsync have not failed is there, and there are some.
+    pub fn assert_kept(&self, world: &World) -> anyhow::Result<()> {
+        let noted = world.alloc_dir(&self.alloc).join("main/local/kept");
+        let kept: Vec<usize> = std::fs::read_to_string(&noted)?.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let records = self.records(world)?;
+        assert!(!kept.is_empty(), "{} has kept nothing", self.job);
+        assert!(kept.iter().all(|one| records.binary_search(one).is_ok()), "{}: {kept:?} of {records:?}", self.job);
+        self.assert_unbroken(world)
+    }
+
+    /// It still writes, in the task that it began in, and what it wrote is there in its order.
+    fn assert_unbroken(&self, world: &World) -> anyhow::Result<()> {
         let records = self.records(world)?;
         assert!(records.is_sorted_by(|one, next| one < next), "{}: {records:?}", self.job);
         let starts = std::fs::read_to_string(self.place(world).join("starts"))?;

@@ -31,8 +31,6 @@ pub struct Storm {
     serving: Option<Child>,
     /// Mount programs that are held up.
     held: BTreeMap<Who, Vec<Pid>>,
-    /// When programs were held up: who uses their mounts waits, and Nomad is refused what is not answered in time.
-    holds: Vec<(SystemTime, Option<SystemTime>)>,
     /// When no agent was there: Nomad's collector may be refused then.
     without_agent: Vec<(SystemTime, Option<SystemTime>)>,
     /// When Nomad was killed, and started again.
@@ -72,7 +70,6 @@ impl Storm {
             held: BTreeMap::new(),
             without_agent: Vec::new(),
             without_nomad: Vec::new(),
-            holds: Vec::new(),
         })
     }
 
@@ -141,7 +138,6 @@ impl Storm {
             Does::Hold(who) => {
                 let pids = self.processes(*who)?;
                 pids.iter().try_for_each(|pid| kill(*pid, Signal::SIGSTOP))?;
-                self.holds.push((SystemTime::now(), None));
                 self.held.insert(*who, pids);
                 Ok(())
             }
@@ -149,9 +145,6 @@ impl Storm {
                 for pid in self.held.remove(who).unwrap_or_default() {
                     // It may have been killed meanwhile.
                     let _ = kill(pid, Signal::SIGCONT);
-                }
-                if let Some((_, to)) = self.holds.iter_mut().find(|(_, to)| to.is_none()) {
-                    *to = Some(SystemTime::now());
                 }
                 Ok(())
             }
@@ -345,12 +338,9 @@ impl Storm {
     pub fn is_excused(&self, at: SystemTime, line: &str) -> bool {
         is_within(&self.without_agent, at, LOGGED_WITHIN)
             || is_within(&self.without_nomad, at, NOMAD_CATCHES_UP)
-            || is_within(&self.holds, at, LOGGED_WITHIN)
             || self.is_purged_in_the_making(line)
             || ["main", "beside"].iter().any(|source| {
-                // What was left because of one file is told of the directory above it.
-                let is_of_it = line.contains(&format!("/local/{source}-")) || line.contains("directory not empty");
-                is_of_it && self.weather.was_rough(source, at, LOGGED_WITHIN)
+                line.contains(&format!("/local/{source}-")) && self.weather.was_rough(source, at, LOGGED_WITHIN)
             })
     }
 
