@@ -34,7 +34,8 @@ use crate::nomad::token::{Secret, TokenSource};
 use crate::nomad::watch::Watch;
 use crate::reconcile::Handle;
 use crate::reconcile::error::whole;
-use crate::reconcile::reconciler::{Done, Reconciler, StartError};
+use crate::reconcile::events::Done;
+use crate::reconcile::reconciler::{Reconciler, StartError};
 use crate::sys::{memory, process, users};
 use sockets::Sockets;
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use super::reconciler::{Reconciler, Timer};
+use super::events::Timer;
+use super::reconciler::Reconciler;
 use crate::api::types::Status;
 use crate::job::{Kind, Refusal};
 

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::binding::{Binding, BindingKey, Origin};
-use super::entry::{BELIEVED_AFTER, Entry, Live, WaitingHook};
+use super::entry::{BELIEVED_AFTER, Entry, WaitingHook};
+use super::events::Timer;
+use super::live::Live;
 use super::plan::{Observed, Wanted};
 use super::probes::SUSPICIOUS_AFTER;
-use super::reconciler::{Reconciler, Timer};
+use super::reconciler::Reconciler;
 use super::source::State;
 use crate::api::types::{MountReply, Mounted};
 use crate::backend;

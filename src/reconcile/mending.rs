@@ -7,11 +7,13 @@
 use std::time::{Duration, Instant};
 
 use super::binding::{BindingKey, Origin};
-use super::entry::{Entry, Event, Live, Plea};
+use super::entry::Entry;
+use super::events::{Done, Timer};
 use super::execute::inside::{Cause, Found};
 use super::execute::{self, Displaced, InsideError, Proved};
+use super::live::{Event, Live, Plea};
 use super::plan::Observed;
-use super::reconciler::{Done, Reconciler, Timer};
+use super::reconciler::Reconciler;
 use super::worker::Desk;
 use crate::job::{OnFailure, Placement};
 use crate::metrics::{Cause as Counted, Metrics, Place as MendedAt};

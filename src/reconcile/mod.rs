@@ -2,10 +2,11 @@
 //! it computes the [`plan`] of the allocations concerned and hands the steps to [`worker`]s; it never waits itself.
 //!
 //! * [`binding`]: what is to be mounted where; the ledger's pages.
-//! * [`entry`] and [`source`]: what is known of one allocation and of one source.
+//! * [`entry`], [`live`] and [`source`]: what is known of one allocation, of one binding and of one source.
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
+//! * [`events`]: what workers and watchers report, and timers.
 //! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
 //!   Prometheus, `follow` who hears of each change.
@@ -13,10 +14,12 @@
 pub mod binding;
 pub mod entry;
 pub mod error;
+pub mod events;
 pub mod execute;
 mod follow;
 mod hooks;
 pub mod ledger;
+pub mod live;
 mod measure;
 mod mending;
 mod news;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 use super::error::whole;
+use super::events::Done;
 use super::execute;
-use super::reconciler::{Done, Reconciler};
+use super::reconciler::Reconciler;
 use super::worker::Desk;
 use crate::backend;
 use crate::guard::wire::{Hello, NomadExe};

@@ -4,35 +4,30 @@
 //! container of its task, mended when it is lost, and detached when its task is over. Only the job does not know of it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::binding::{Binding, BindingKey, Origin};
-use super::entry::{Entry, Live, StepError, TakenBack};
-use super::error::whole;
-use super::execute::{self, TakeOutError};
+use super::binding::BindingKey;
+use super::entry::Entry;
+use super::events::Timer;
 use super::hooks::of_volume;
-use super::plan::{Observed, Wanted};
-use super::reconciler::{Done, Reconciler, Timer};
+use super::live::TakenBack;
+use super::plan::Observed;
+use super::reconciler::Reconciler;
 use super::source::State;
-use super::worker::Desk;
 use crate::api::types::{DetachReply, Detached, MountReply, Mounted};
-use crate::config::Backend;
-use crate::hcl::nearest;
-use crate::job::{self, Kind, Placement, Refusal, Wish};
-use crate::nomad::model::{AllocId, Task, TaskState};
+use crate::job::{Kind, Placement, Refusal, Wish};
+use crate::nomad::model::AllocId;
+
+mod attaching;
+mod detaching;
 
 /// So many orders of one allocation may wait at a time.
 const MOST_ORDERS: usize = 16;
 /// The shortest beginning of an id that names an allocation, in characters.
 pub(super) const SHORTEST_PREFIX: usize = 4;
-/// The first wait before what could not be taken back is tried again; doubled each time.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// The longest such wait.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Which of an allocation's attached volumes are to go.
 #[derive(Debug, Clone)]
@@ -107,10 +102,6 @@ enum Outcome {
 
 fn usage(message: String) -> Refusal {
     Refusal { kind: Kind::Usage, message, hint: None }
-}
-
-fn backoff(times: u32) -> Duration {
-    (FIRST_RETRY * 2_u32.saturating_pow(times.min(10))).min(LONGEST_RETRY)
 }
 
 impl Reconciler {
@@ -211,183 +202,6 @@ impl Reconciler {
         }
     }
 
-    /// None: it has to wait for Nomad, or for what is under way.
-    fn begin_attaching(&mut self, alloc: &AllocId, wish: &Wish) -> Result<Option<Vec<About>>, Refusal> {
-        if let Some(obstacle) = &self.nomad.obstacle {
-            return Err(Refusal { kind: Kind::Unavailable, message: obstacle.clone(), hint: None });
-        }
-        let Some(entry) = self.entries.get(alloc) else { return Ok(None) };
-        let (Some(allocation), Some(node)) = (&entry.allocation, &self.nomad.node) else { return Ok(None) };
-        let is_leaving = entry.bindings.values().any(|live| live.taken_back.is_some());
-        let is_about_to_start = |name: &String| {
-            let is_pending = |task: &Task| task.state == TaskState::Pending;
-            allocation.task(name).is_some_and(is_pending) && !allocation.status.is_terminal()
-        };
-        if !entry.hooks.is_empty() || is_leaving || wish.tasks.iter().any(is_about_to_start) {
-            return Ok(None);
-        }
-        if entry.withdrawn {
-            let why = entry.refusal.as_ref().map(|refusal| format!(": {refusal}")).unwrap_or_default();
-            return Err(Refusal::configuration(format!("the job's own volumes are not mounted{why}"))
-                .hint("see `saddlebag explain`; attach when its prestart task has succeeded"));
-        }
-        let mut resolved = Vec::new();
-        for request in job::read_wish(allocation, wish, node)? {
-            resolved.push(self.resolve(request, Origin::Operator)?);
-        }
-        // What the job has not asked for yet, it may ask for at any time.
-        let of_job = match job::likely_hook_task(allocation).filter(|_| allocation.asks_for_storage()) {
-            Some(task) => self.read_job(allocation, Some(task), node).map(|(_, found)| found).unwrap_or_default(),
-            None => Vec::new(),
-        };
-        let there: Vec<&Binding> = entry.bindings.values().map(|live| &live.binding).collect();
-        for (binding, _) in &resolved {
-            if there.iter().any(|other| is_same(other, binding)) {
-                continue;
-            }
-            let others = there.iter().copied().chain(of_job.iter().map(|(other, _)| other));
-            let clash = others.filter(|other| other.key.task == binding.key.task).find_map(|other| {
-                let place = |of: &'_ Binding| (of.label.clone(), of.key.destination.clone());
-                let ((one, at), (two, beside)) = (place(binding), place(other));
-                job::clash(&binding.key.task, (&one, &at), (&two, &beside))
-            });
-            if let Some(sentence) = clash {
-                return Err(Refusal::configuration(sentence).hint("choose another --destination, or --name"));
-            }
-        }
-        Ok(Some(self.want_ordered(alloc, resolved)))
-    }
-
-    fn want_ordered(&mut self, alloc: &AllocId, resolved: Vec<(Binding, Backend)>) -> Vec<About> {
-        let mut about = Vec::new();
-        for (binding, definition) in resolved {
-            self.attach_for(&binding, &definition);
-            let Some(entry) = self.entries.get_mut(alloc) else { continue };
-            let (key, label) = (binding.key.clone(), binding.label.clone());
-            let already = entry.bindings.contains_key(&key);
-            if !already {
-                tracing::info!(%alloc, task = key.task, volume = binding.volume.name, destination = %key.destination.as_path().display(), "an operator attaches a volume");
-                let mut live = Live::new(binding);
-                // Nothing of this was ever on a page, so nothing of ours can be there.
-                live.observed = Observed::Missing;
-                entry.bindings.insert(key.clone(), Box::new(live));
-            }
-            about.push(About { key, label, already });
-        }
-        about
-    }
-
-    fn begin_detaching(&mut self, alloc: &AllocId, selection: &Selection) -> Result<Vec<About>, Refusal> {
-        let Some(entry) = self.entries.get_mut(alloc) else { return Ok(Vec::new()) };
-        let is_named = |binding: &Binding| {
-            binding.label == selection.volume || binding.key.destination.as_path().as_os_str() == &*selection.volume
-        };
-        let is_of_task = |task: &String| selection.tasks.is_empty() || selection.tasks.contains(task);
-        let named: Vec<&Live> =
-            entry.bindings.values().map(Box::as_ref).filter(|live| is_named(&live.binding)).collect();
-        let meant: Vec<&Live> = named.iter().copied().filter(|live| is_of_task(&live.binding.key.task)).collect();
-        if let Some(of_job) = meant.iter().find(|live| live.binding.origin == Origin::Job) {
-            let message =
-                format!("volume {} of task {} is the job's own", of_job.binding.label, of_job.binding.key.task);
-            return Err(Refusal::configuration(message)
-                .hint("take it out of the job and run that: a task that restarts without its volume would write to the local disk"));
-        }
-        if meant.is_empty() {
-            let message = match named.first() {
-                Some(live) => format!(
-                    "volume {} is attached to task {}, and to none of those named",
-                    live.binding.label, live.binding.key.task
-                ),
-                None => format!("allocation {} has no attached volume {:?}", alloc.short(), selection.volume),
-            };
-            let attached = entry.bindings.values().filter(|live| live.binding.origin == Origin::Operator);
-            let labels: Vec<&str> = attached.map(|live| live.binding.label.as_str()).collect();
-            let refusal = Refusal { kind: Kind::Unavailable, message, hint: None };
-            return Err(match nearest(&selection.volume, labels.iter().copied()) {
-                Some(near) => refusal.hint(format!("did you mean {near:?}?")),
-                None if labels.is_empty() => refusal.hint("no volume was attached to it"),
-                None => refusal.hint(format!("attached are {}", labels.join(", "))),
-            });
-        }
-        let about: Vec<About> = meant
-            .iter()
-            .map(|live| About { key: live.binding.key.clone(), label: live.binding.label.clone(), already: true })
-            .collect();
-        for About { key, label, .. } in &about {
-            tracing::info!(%alloc, task = key.task, volume = label, forced = selection.force, "an operator detaches a volume");
-            if let Some(live) = entry.bindings.get_mut(key) {
-                live.error = None;
-                live.taken_back = Some(if selection.force { TakenBack::Forced } else { TakenBack::WhenUnused });
-            }
-        }
-        Ok(about)
-    }
-
-    fn is_attached(&self, alloc: &AllocId, about: &[About]) -> Outcome {
-        let Some(entry) = self.entries.get(alloc) else { return Outcome::Waits };
-        // Another agent must find it on the page as made, or it takes it back.
-        let is_written = !entry.saving && entry.save_again.is_none() && entry.is_page_written();
-        let mut outcome = if is_written { Outcome::Done } else { Outcome::Waits };
-        for About { key, label, .. } in about {
-            let Some(live) = entry.bindings.get(key) else {
-                let message = format!("volume {label} was taken away again meanwhile");
-                return Outcome::Refused(Refusal { kind: Kind::TryAgain, message, hint: None });
-            };
-            if entry.wanted(key) == Wanted::Gone {
-                let message = format!("task {} of allocation {} is over", key.task, alloc.short());
-                return Outcome::Refused(Refusal { kind: Kind::Unavailable, message, hint: None });
-            }
-            if let Some(refusal) = self.find_what_no_waiting_mends(live) {
-                return Outcome::Refused(refusal);
-            }
-            let is_on_host = live.observed == Observed::Proper
-                && live.in_flight.is_none()
-                && live.intent.is_some_and(|intent| intent <= entry.durable);
-            if !is_on_host || !is_inside(live) {
-                outcome = Outcome::Waits;
-            } else if live.binding.placement == Placement::Mount && live.health.places.is_empty() {
-                return Outcome::Refused(unseen(live));
-            }
-        }
-        outcome
-    }
-
-    fn find_what_no_waiting_mends(&self, live: &Live) -> Option<Refusal> {
-        let (volume, key) = (&live.binding.volume.name, &live.binding.key);
-        if live.observed == Observed::Foreign && live.in_flight.is_none() {
-            let at = key.destination.as_path().display();
-            let message = format!("volume {volume}: something else is mounted at {at} of task {}", key.task);
-            return Some(Refusal::configuration(message).hint("choose another --destination"));
-        }
-        if let Some(error) = live.error.as_ref().filter(|error| error.is_final && !error.leaving) {
-            return Some(error.refusal.clone());
-        }
-        if let Some(broken) = live.health.broken.as_ref().filter(|_| live.health.failures > 0) {
-            let message = format!("volume {volume} is not mounted in task {}: {}", key.task, broken.cause);
-            return Some(Refusal { kind: Kind::Unavailable, message, hint: None });
-        }
-        let source = self.sources.get(&live.binding.source)?;
-        match &source.state {
-            State::Failed(refusal, _) if !source.is_worth_waiting => Some(of_volume(live, refusal)),
-            _ => None,
-        }
-    }
-
-    fn is_detached(&self, alloc: &AllocId, about: &[About]) -> Outcome {
-        let Some(entry) = self.entries.get(alloc) else { return Outcome::Done };
-        let left: Vec<&Live> =
-            about.iter().filter_map(|about| entry.bindings.get(&about.key)).map(Box::as_ref).collect();
-        let failed = left.iter().filter(|live| live.in_flight.is_none()).find_map(|live| live.error.as_ref());
-        match failed.filter(|error| error.leaving) {
-            Some(error) => Outcome::Refused(error.refusal.clone()),
-            // Another agent must not find it on the page either.
-            None if left.is_empty() && !entry.saving && entry.save_again.is_none() && entry.is_page_written() => {
-                Outcome::Done
-            }
-            None => Outcome::Waits,
-        }
-    }
-
     fn say_why_not_ordered(&self, alloc: &AllocId, order: &Order) -> Refusal {
         let waited = humantime::format_duration(Duration::from_secs(self.config.hook_timeout.as_secs()));
         let entry = self.entries.get(alloc);
@@ -421,7 +235,7 @@ impl Reconciler {
                 && live.health.places.is_empty()
                 && live.observed == Observed::Proper
             {
-                return unseen(live);
+                return attaching::unseen(live);
             }
         }
         again(format!("it was not done within {waited}"), "see `saddlebag explain`")
@@ -483,101 +297,6 @@ impl Reconciler {
         self.touch(alloc);
     }
 
-    /// Takes away what is to go although its task runs. Where the task is over, it goes as any other.
-    fn serve_taken_back(&mut self, alloc: &AllocId) {
-        let now = Instant::now();
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let is_due = |live: &Live| {
-            let is_free = live.in_flight.is_none() || live.looking.is_some();
-            live.taken_back.is_some() && is_free && !live.is_held_back(true, now)
-        };
-        // What is on no page was never mounted.
-        let is_nowhere = |live: &Live| is_due(live) && live.intent.is_none();
-        let unused: Vec<_> =
-            entry.bindings.values().filter(|live| is_nowhere(live)).map(|live| live.binding.source.clone()).collect();
-        entry.bindings.retain(|_, live| !is_nowhere(live));
-        let due: Vec<BindingKey> = entry
-            .bindings
-            .iter()
-            .filter(|(key, live)| is_due(live) && entry.uses(key))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for source in unused {
-            self.linger(&source);
-        }
-        for key in due {
-            self.start_taking_out(alloc, &key);
-        }
-    }
-
-    fn start_taking_out(&mut self, alloc: &AllocId, key: &BindingKey) {
-        let Some(host) = self.host.clone() else { return };
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let Some(leaving) = entry.begin_leaving(key) else { return };
-        let Some(live) = entry.bindings.get_mut(key) else { return };
-        let force = live.taken_back == Some(TakenBack::Forced);
-        let called_off = Arc::<AtomicBool>::default();
-        live.called_off = Some(Arc::clone(&called_off));
-        self.submit(Desk::inside(&leaving.binding.source, &leaving.alloc), move || {
-            // It may have waited for long, and whoever ordered it was told that it was not done.
-            let taken = if called_off.load(Ordering::Relaxed) {
-                Err(TakeOutError::CalledOff)
-            } else {
-                execute::take_out(&host, &leaving, force)
-            };
-            Done::TakenOut(leaving.alloc, leaving.binding.key, taken)
-        });
-    }
-
-    pub(super) fn note_taken_out(&mut self, alloc: &AllocId, key: &BindingKey, taken: Result<(), TakeOutError>) {
-        let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let Some(live) = entry.bindings.get_mut(key) else { return };
-        live.in_flight = None;
-        live.called_off = None;
-        let (source, volume) = (live.binding.source.clone(), live.binding.volume.name.clone());
-        match taken {
-            // Whoever ordered it has been told that it stays: it is made anew.
-            Ok(()) if live.taken_back.is_none() => live.observed = Observed::Missing,
-            Err(TakeOutError::CalledOff) => live.doubt(),
-            Ok(()) => {
-                let forced = live.taken_back == Some(TakenBack::Forced);
-                tracing::info!(%alloc, task = key.task, volume, forced, "detached from a task that runs");
-                entry.strike(key);
-                entry.bindings.remove(key);
-                // Another of the same volume in that task may have lost a clone by it.
-                for other in entry.bindings.values_mut().filter(|other| other.binding.key.task == key.task) {
-                    other.health.is_looked_into = false;
-                    other.health.retry = None;
-                }
-                if entry.page.as_ref().is_some_and(|page| !page.bindings.is_empty()) {
-                    self.save(alloc);
-                }
-                self.linger(&source);
-            }
-            Err(error) => {
-                let reason = whole(&error);
-                tracing::warn!(%alloc, task = key.task, volume, %reason, "not detached");
-                let times = live.error.as_ref().filter(|error| error.leaving).map_or(0, |error| error.times + 1);
-                let at = Instant::now() + backoff(times);
-                live.error = Some(StepError {
-                    refusal: Refusal {
-                        kind: Kind::TryAgain,
-                        message: format!("volume {volume} stays in task {}: {reason}", key.task),
-                        hint: Some(
-                            "end what uses it, or take it away with --force: what is open then stays open".into(),
-                        ),
-                    },
-                    retry: Some(at),
-                    times,
-                    is_final: false,
-                    leaving: true,
-                });
-                self.set_timer(at, Timer::Allocation(alloc.clone()));
-            }
-        }
-        self.touch(alloc);
-    }
-
     /// An allocation whose job asks for no storage is forgotten once nothing of it is ordered any more.
     pub(super) fn forget_if_unordered(&mut self, alloc: &AllocId) {
         let is_nobodys = |entry: &Entry| {
@@ -590,28 +309,4 @@ impl Reconciler {
             self.client.keep_no_longer(alloc);
         }
     }
-}
-
-/// Whether an order would make nothing but what is there.
-fn is_same(there: &Binding, ordered: &Binding) -> bool {
-    let Binding { key, label, volume, source, placement, read_only, on_failure, origin: _ } = ordered;
-    there.key == *key
-        && there.label == *label
-        && there.volume.path == volume.path
-        && there.source == *source
-        && there.placement == *placement
-        && there.read_only == *read_only
-        && there.on_failure == *on_failure
-}
-
-/// Whether its task's containers have been looked into since it is there.
-fn is_inside(live: &Live) -> bool {
-    live.binding.placement == Placement::Link || live.health.is_looked_into && live.health.broken.is_none()
-}
-
-fn unseen(live: &Live) -> Refusal {
-    let (volume, key) = (&live.binding.volume.name, &live.binding.key);
-    let message =
-        format!("volume {volume}: no container of task {} shows {}", key.task, key.destination.as_path().display());
-    Refusal::configuration(message).hint("a container is shown local/ of its task: choose a --destination there")
 }

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::binding::BindingKey;
-use super::entry::{Entry, StepError};
+use super::entry::Entry;
+use super::events::{Done, Timer};
 use super::ledger::LedgerError;
+use super::live::StepError;
 use super::plan::Recorded;
-use super::reconciler::{Done, Reconciler, Timer};
+use super::reconciler::Reconciler;
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};
 use crate::metrics::LedgerOperation;

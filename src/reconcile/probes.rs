@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Ask;
 use super::binding::BindingKey;
-use super::reconciler::{Reconciler, Timer};
+use super::events::Timer;
+use super::reconciler::Reconciler;
 use super::source::{Health, Source, State};
 use crate::backend::probe::{Question, Verdict};
 use crate::backend::prober::Report;

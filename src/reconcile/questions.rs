@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::binding::BindingKey;
+use super::events::Timer;
 use super::execute::Force;
 use super::plan::Wanted;
-use super::reconciler::{Reconciler, Timer};
+use super::reconciler::Reconciler;
 use crate::guard::question::{Answer, Question};
 use crate::nomad::model::AllocId;
 

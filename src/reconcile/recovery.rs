@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::binding::{Binding, BindingKey};
-use super::entry::{Entry, Live};
+use super::entry::Entry;
 use super::error::{BindError, whole};
+use super::events::Done;
 use super::execute::{self, Found};
 use super::ledger::{BadPage, LedgerError};
+use super::live::Live;
 use super::plan::Observed;
-use super::reconciler::{Done, Reconciler};
+use super::reconciler::Reconciler;
 use super::worker::Desk;
 use crate::api::types::{RecoveryStatus, Step, StepState, UnexplainedMount, UnreadablePage};
 use crate::config;

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::binding::Origin;
-use super::entry::{Entry, Event, Live};
+use super::entry::Entry;
+use super::live::{Event, Live};
 use super::orders::SHORTEST_PREFIX;
 use super::plan::{Observed, Wanted};
 use super::reconciler::Reconciler;

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::events::{Done, Timer};
 use super::plan::Wanted;
 use super::probes::Fault;
-use super::reconciler::{Done, Reconciler, StartError, Timer};
+use super::reconciler::{Reconciler, StartError};
 use super::source::{Source, State};
 use super::worker::Desk;
 use crate::backend::prober::Prober;

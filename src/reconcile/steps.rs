@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::binding::{BindingKey, Stage};
-use super::entry::{Live, StepError};
 use super::error::{BindError, UnbindError};
+use super::events::{Done, Timer};
 use super::execute::{self, Creation, Force};
+use super::live::{Live, StepError};
 use super::plan::{self, Observed, Step, Wanted};
-use super::reconciler::{Done, Reconciler, Timer};
+use super::reconciler::Reconciler;
 use super::source::Source;
 use super::worker::Desk;
 use crate::job::{Kind, Refusal};

@@ -87,6 +87,17 @@ impl World {
         }))
     }
 
+    /// Waits until a task runs again after so many restarts, by Nomad's own word.
+    ///
+    /// A task's first line may be there before Nomad calls it running, and Nomad passes over a task that is not when it
+    /// is told to restart all of an allocation's tasks.
+    pub fn wait_restarted(&self, alloc: &str, task: &str, restarts: u64) -> anyhow::Result<()> {
+        self.wait_until(&format!("{task} of {alloc} running after {restarts} restarts"), PATIENCE, || {
+            let state = &self.allocation(alloc)?["TaskStates"][task];
+            Ok((state["State"] == "running" && state["Restarts"] == restarts).then_some(()))
+        })
+    }
+
     /// Waits until the job's newest allocation has one of the client's states (`complete`, `failed` …). Returns its id.
     pub fn wait_for_status(&self, job: &str, wanted: &[&str]) -> anyhow::Result<String> {
         self.wait_until(&format!("an allocation of {job} that is {}", wanted.join(" or ")), PATIENCE, || {

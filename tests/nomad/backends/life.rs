@@ -107,6 +107,7 @@ fn a_dead_program_is_replaced_as_often_as_it_dies() -> anyhow::Result<()> {
         assert_eq!(table.lines().filter(|line| line.split(' ').nth(4) == Some(&here)).count(), 1, "mounted once");
         world.nomad(&["alloc", "restart", &old, "main"])?;
         wait_written(&world, &old, 1 + death)?;
+        world.wait_restarted(&old, "main", u64::try_from(death)?)?;
         let name = format!("new{death}");
         let new = run_until_written(&world, &name, "dying")?;
         end(&world, &name, &new)?;

@@ -48,6 +48,7 @@ fn a_task_that_alloc_restart_restarts_finds_its_volume() -> anyhow::Result<()> {
         scene.world.nomad(&["alloc", "restart", &ship.alloc, "main"])?;
         ship.wait_for_starts(&scene, 2)?;
         assert_eq!(ship.mount_id(&scene)?, before, "{}: the same mount", ship.job);
+        scene.world.wait_restarted(&ship.alloc, "main", 1)?;
         // Prestart runs once more, so the volume may have been mounted once more too.
         scene.world.nomad(&["alloc", "restart", "-all-tasks", &ship.alloc])?;
         ship.wait_for_starts(&scene, 3)?;
