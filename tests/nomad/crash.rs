@@ -21,26 +21,7 @@ job "JOB" {
       storage_volume      = "VOLUME"
       storage_destination = "local/data"
     }
-    task "storage" {
-      driver = "raw_exec"
-      lifecycle {
-        hook = "prestart"
-      }
-      env {
-        SADDLEBAG_SOCKET = var.socket
-      }
-      config {
-        command = var.saddlebag
-        args    = ["mount"]
-      }
-      logs {
-        disabled = true
-      }
-      resources {
-        cpu    = 20
-        memory = 32
-      }
-    }
+    PRESTART
     task "mounted" {
       driver       = "exec"
       kill_timeout = "1s"

@@ -26,27 +26,6 @@ const META: &str = r#"meta {
       storage_volume = "own"
     }"#;
 
-const HOOK: &str = r#"task "storage" {
-      driver = "raw_exec"
-      lifecycle {
-        hook = "prestart"
-      }
-      env {
-        SADDLEBAG_SOCKET = var.socket
-      }
-      config {
-        command = var.saddlebag
-        args    = ["mount"]
-      }
-      logs {
-        disabled = true
-      }
-      resources {
-        cpu    = 20
-        memory = 32
-      }
-    }"#;
-
 fn task(driver: &str) -> String {
     let config = match driver {
         "docker" => "image = \"saddlebag-test:1\"\n        network_mode = \"host\"\n        command = \"sh\"",
@@ -74,7 +53,7 @@ const DRIVERS: [&str; 3] = ["docker", "exec", "raw_exec"];
 
 fn run(world: &World, has_volumes: bool) -> anyhow::Result<String> {
     let tasks: String = DRIVERS.iter().map(|driver| task(driver)).collect();
-    let (meta, hook) = if has_volumes { (META, HOOK) } else { ("", "") };
+    let (meta, hook) = if has_volumes { (META, "PRESTART") } else { ("", "") };
     world.run_job(&JOB.replace("META", meta).replace("HOOK", hook).replace("TASKS", &tasks), &[])?;
     let alloc = world.wait_running("hot")?;
     // Nomad calls an allocation running as soon as one task of it does.

@@ -28,26 +28,7 @@ volume "mended" {
 }
 EOT
     }
-    task "storage" {
-      driver = "raw_exec"
-      lifecycle {
-        hook = "prestart"
-      }
-      env {
-        SADDLEBAG_SOCKET = var.socket
-      }
-      config {
-        command = var.saddlebag
-        args    = ["mount"]
-      }
-      logs {
-        disabled = true
-      }
-      resources {
-        cpu    = 20
-        memory = 32
-      }
-    }
+    PRESTART
     TASKS
   }
 }

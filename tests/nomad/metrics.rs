@@ -22,26 +22,7 @@ job "JOB" {
       storage_volume      = "JOB"
       storage_destination = "local/data"
     }
-    task "storage" {
-      driver = "raw_exec"
-      lifecycle {
-        hook = "prestart"
-      }
-      env {
-        SADDLEBAG_SOCKET = var.socket
-      }
-      config {
-        command = var.saddlebag
-        args    = ["mount"]
-      }
-      logs {
-        disabled = true
-      }
-      resources {
-        cpu    = 20
-        memory = 32
-      }
-    }
+    PRESTART
     task "main" {
       driver       = "exec"
       kill_timeout = "1s"

@@ -16,26 +16,7 @@ job "JOB" {
     meta {
       storage_volume = "kept"
     }
-    task "storage" {
-      driver = "raw_exec"
-      lifecycle {
-        hook = "prestart"
-      }
-      env {
-        SADDLEBAG_SOCKET = var.socket
-      }
-      config {
-        command = var.saddlebag
-        args    = ["mount"]
-      }
-      logs {
-        disabled = true
-      }
-      resources {
-        cpu    = 20
-        memory = 32
-      }
-    }
+    PRESTART
     task "main" {
       driver       = "raw_exec"
       kill_timeout = "1s"

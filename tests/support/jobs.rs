@@ -7,8 +7,32 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::path::PathBuf;
 
+/// What the word `PRESTART` stands for in the text of a job: a prestart task that has the host's binary ask for the
+/// volumes at the host's socket. The job declares the variables `saddlebag` and `socket`.
+const PRESTART: &str = r#"task "storage" {
+      driver = "raw_exec"
+      lifecycle {
+        hook = "prestart"
+      }
+      env {
+        SADDLEBAG_SOCKET = var.socket
+      }
+      config {
+        command = var.saddlebag
+        args    = ["mount"]
+      }
+      logs {
+        disabled = true
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }"#;
+
 impl World {
     /// Registers a job: the path of a file, or its text where there is a line break in it. Returns the job's id.
+    /// [`PRESTART`] in a text is replaced.
     ///
     /// `variables` are given by `-var`. Of these, those that the job declares are given without being named here:
     /// `saddlebag` (the binary's path on the host; a docker task has it with
@@ -20,8 +44,9 @@ impl World {
     pub fn run_job(&self, job: &str, variables: &[(&str, &str)]) -> anyhow::Result<String> {
         let (path, text) = if job.contains('\n') {
             let written = self.directory.join("job.nomad.hcl");
-            std::fs::write(&written, job)?;
-            (written, job.to_owned())
+            let text = job.replace("PRESTART", PRESTART);
+            std::fs::write(&written, &text)?;
+            (written, text)
         } else {
             (PathBuf::from(job), std::fs::read_to_string(job).with_context(|| format!("reading {job}"))?)
         };
