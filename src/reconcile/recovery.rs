@@ -227,15 +227,16 @@ impl Reconciler {
     }
 
     fn guard_mounts(&mut self, mounts: Vec<Found>) {
-        let Some(host) = self.host.clone().filter(|_| !mounts.is_empty()) else { return };
-        self.submit(Desk::Host, move || {
-            for mount in &mounts {
-                if let Err(error) = execute::guard_found(&host, mount) {
+        let Some(host) = self.host.clone() else { return };
+        for mount in mounts {
+            let host = host.clone();
+            self.submit(Desk::Found(mount.device.0, mount.device.1), move || {
+                if let Err(error) = execute::guard_found(&host, &mount) {
                     tracing::error!(path = %mount.path.display(), %error, "a mount that no page names is not in the guard's care yet");
                 }
-            }
-            Done::Nothing
-        });
+                Done::Nothing
+            });
+        }
     }
 
     /// Hands every unexplained mount to another guard.

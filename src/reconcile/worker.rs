@@ -28,6 +28,9 @@ pub enum Desk {
     /// One of a few that look into containers for a source: what is mounted there is the containers' affair, and may
     /// keep whoever looks waiting.
     Inside(SourceKey, u8),
+    /// Looks after mounts that nothing explains, by the device of their file system: it may wait on its server, whose
+    /// source is not known.
+    Found(u32, u32),
     /// This host's own directories and mounts: never waits on a server.
     Host,
     /// The ledger's disk.
@@ -46,8 +49,8 @@ impl Desk {
     }
 }
 
-/// How long a worker that looks into containers waits for more work before it ends: they come and go, and a node with many
-/// sources has no use for all of them at once.
+/// How long a worker that looks into containers, or after what was found, waits for more work before it ends: they come and
+/// go, and a node with many sources has no use for all of them at once.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The workers, each started at its first work.
@@ -104,10 +107,11 @@ impl<T: Send + 'static> Workers<T> {
         let name = match &desk {
             Desk::Source(key) => key.0.chars().take(15).collect(),
             Desk::Inside(key, number) => format!("look-{number}-{}", key.0).chars().take(15).collect(),
+            Desk::Found(major, minor) => format!("found-{major}:{minor}").chars().take(15).collect(),
             Desk::Host => "host".to_owned(),
             Desk::Ledger => "ledger".to_owned(),
         };
-        let idle = matches!(desk, Desk::Inside(..)).then_some(IDLE);
+        let idle = matches!(desk, Desk::Inside(..) | Desk::Found(..)).then_some(IDLE);
         let has_ended = Arc::<Mutex<bool>>::default();
         let ends = Arc::clone(&has_ended);
         let started = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
