@@ -186,6 +186,20 @@ impl Entry {
         self.allocation.is_none() || self.uses(key)
     }
 
+    /// Whether a container may have it: its task may be running, or may have been started since Nomad was last heard. What
+    /// Nomad's servers say of a task lags behind its client, for seconds where they have just been started; a mount that
+    /// died meanwhile is dead in the container too, and whoever has been told that it is mounted may have it.
+    pub fn may_be_inside(&self, key: &BindingKey) -> bool {
+        let is_pending = || {
+            self.allocation
+                .as_ref()
+                .and_then(|of| of.task(&key.task))
+                .is_some_and(|task| task.state == TaskState::Pending)
+        };
+        let was_lost = |live: &Box<Live>| live.promised && live.health.broken.is_some();
+        self.may_use(key) || self.bindings.get(key).is_some_and(was_lost) && is_pending()
+    }
+
     /// Whether its task's containers may see something else of it than the host does.
     fn is_to_be_looked_into(&self, live: &Live) -> bool {
         // A task that is about to be restarted gets new containers.
@@ -231,7 +245,7 @@ impl Entry {
                 observed: live.observed,
                 used: self.uses(key),
                 given_up: self.may_use(key) && live.binding.on_failure == OnFailure::Fail,
-                look_inside: self.may_use(key) && self.is_to_be_looked_into(live),
+                look_inside: self.may_be_inside(key) && self.is_to_be_looked_into(live),
             })
             .collect()
     }

@@ -162,10 +162,10 @@ impl Reconciler {
     /// The host's mount is right: with no container to look into, the binding is whole.
     pub(super) fn note_host_whole(&mut self, alloc: &AllocId, key: &BindingKey) {
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let is_used = entry.may_use(key);
+        let may_be_inside = entry.may_be_inside(key);
         let metrics = self.metrics.clone();
         let Some(live) = entry.bindings.get_mut(key) else { return };
-        if live.binding.placement == Placement::Link || !is_used {
+        if live.binding.placement == Placement::Link || !may_be_inside {
             live.note_whole(alloc, &metrics, MendedAt::Host);
         }
     }
@@ -229,6 +229,11 @@ impl Reconciler {
                     let (place, cause) = (&mended.place.mount_point, inside_cause(mended.cause));
                     tracing::warn!(%alloc, task = key.task, volume = live.binding.volume.name, place = %place.display(), cause, "mended inside a container");
                     metrics.repair(counted(mended.cause), MendedAt::Container);
+                    // Its task ran before Nomad was heard to say so, or by then.
+                    let is_reason = mended.cause == Cause::Dead && live.binding.on_failure != OnFailure::Reattach;
+                    if is_reason && live.health.plea.is_none() {
+                        live.health.plea = Some(Plea::Due(Instant::now(), 0));
+                    }
                     if live.health.broken.is_none() {
                         live.note_fault(&format!("inside a container: {cause}"), counted(mended.cause));
                         live.health.is_looked_into = true;

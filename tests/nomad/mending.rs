@@ -1,7 +1,7 @@
 //! What is lost under running tasks is mended on the host and inside their containers, and nothing is called whole
 //! before. Each task appends a number to a file of its own, opening it anew each time, and goes on where that fails.
 
-use crate::support::{PATIENCE, World, require, tool};
+use crate::support::{PATIENCE, PRESTART, Relay, World, require, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -141,6 +141,47 @@ fn prepare(world: &World) -> anyhow::Result<()> {
 fn end(world: &World) -> anyhow::Result<()> {
     world.stop_purge("mend")?;
     world.wait_dead("mend")
+}
+
+/// Nomad's servers hear of a task's start from its client, and the agent from the servers.
+#[test]
+fn a_container_that_nomads_servers_do_not_yet_know_of_is_mended_too() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let world = World::new("mend-early")?;
+    let nomad = world.variable("NOMAD_ADDR")?.trim_start_matches("http://").to_owned();
+    let relay = Relay::start(([127, 0, 0, 1], 0).into(), nomad)?;
+    let address = format!("nomad {{\n  address = \"http://{}\"\n}}\n", relay.address());
+    world.start_agent(&format!("{}{address}", configuration(&world)?))?;
+    prepare(&world)?;
+    let tasks: String = DRIVERS.iter().map(|driver| task(driver)).collect();
+    let waits = "command = \"/bin/sh\"\n        args = [\"-c\", \"until [ -e $NOMAD_ALLOC_DIR/go ]; do sleep 0.1; done; exec ${var.saddlebag} mount\"]";
+    let text =
+        JOB.replace("PRESTART", PRESTART).replace("command = var.saddlebag\n        args    = [\"mount\"]", waits);
+    assert!(text.contains(waits));
+    world.run_job(&text.replace("TASKS", &tasks).replace("ON_FAILURE", "restart"), &[])?;
+    let alloc = world.wait_until("an allocation that the agent knows", PATIENCE, || {
+        let alloc = world.allocations("mend")?.first().and_then(|one| Some(one["ID"].as_str()?.to_owned()));
+        let Some(alloc) = alloc else { return Ok(None) };
+        let is_running = world.allocation(&alloc)?["TaskStates"]["storage"]["State"] == "running";
+        Ok((is_running && world.try_saddlebag(&["explain", &alloc])?.status.success()).then_some(alloc))
+    })?;
+    relay.silence(true);
+    std::fs::write(world.alloc_dir(&alloc).join("alloc/go"), "")?;
+    wait_more(&world, &FILES)?;
+    let old = world.wait_until("a mount program", PATIENCE, || program(&world))?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    world.wait_until("another mount program", PATIENCE, || Ok(program(&world)?.filter(|new| *new != old)))?;
+    wait_whole(&world, 3)?;
+    wait_more(&world, &FILES)?;
+    assert_eq!(restarts(&world, &alloc, "exec")?, 0, "mended in the container that was there");
+    relay.silence(false);
+    for task in ["docker", "exec"] {
+        world.wait_until(&format!("a restart of {task}"), PATIENCE, || {
+            Ok((restarts(&world, &alloc, task)? == 1).then_some(()))
+        })?;
+    }
+    wait_more(&world, &FILES)?;
+    end(&world)
 }
 
 #[test]

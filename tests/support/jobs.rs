@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// What the word `PRESTART` stands for in the text of a job: a prestart task that has the host's binary ask for the
 /// volumes at the host's socket. The job declares the variables `saddlebag` and `socket`.
-const PRESTART: &str = r#"task "storage" {
+pub const PRESTART: &str = r#"task "storage" {
       driver = "raw_exec"
       lifecycle {
         hook = "prestart"

@@ -13,12 +13,15 @@ mod agent;
 mod files;
 mod jobs;
 mod lab;
+mod relay;
 mod skip;
 mod wait;
 mod world;
 
 pub use files::{checksums, mounts_below};
+pub use jobs::PRESTART;
 pub use lab::{Lab, tool};
+pub use relay::Relay;
 pub use skip::{missing, skip};
 pub use wait::{tail, wait_until};
 pub use world::{Options, PATIENCE, World};

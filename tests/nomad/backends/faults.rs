@@ -1,8 +1,8 @@
 //! What cannot be mounted is refused with its reason, within its deadline.
 
 use super::*;
-use crate::support::require;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use crate::support::{Relay, require};
+use std::net::TcpListener;
 
 /// Whether a refusal names its cause where the job's author looks and in `explain`, and ends with the right code.
 fn assert_says(refused: &(String, String), code: u8, words: &[&str]) {
@@ -61,31 +61,11 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
     })?;
     std::thread::sleep(Duration::from_millis(1500));
     let (host, port) = filer.rsplit_once(':').context("HOST:PORT")?;
-    forward(ports[0], filer.clone())?;
+    Relay::start(ports[0], filer.clone())?;
     // SeaweedFS's convention for where it is not said.
-    forward(ports[1], format!("{host}:{}", port.parse::<u16>()? + 10_000))?;
+    Relay::start(ports[1], format!("{host}:{}", port.parse::<u16>()? + 10_000))?;
     let alloc = world.wait_running("later")?;
     wait_written(&world, &alloc, 1)?;
     end(&world, "later", &alloc)?;
-    Ok(())
-}
-
-/// Hands on every connection that comes to `at` to another address, as long as this process lives.
-fn forward(at: SocketAddr, to: String) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(at)?;
-    std::thread::spawn(move || {
-        for near in listener.incoming().flatten() {
-            let Ok(far) = TcpStream::connect(&to) else { continue };
-            for (mut from, mut to) in [(near.try_clone(), far.try_clone()), (Ok(far), Ok(near))]
-                .into_iter()
-                .filter_map(|(from, to)| Some((from.ok()?, to.ok()?)))
-            {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-            }
-        }
-    });
     Ok(())
 }
