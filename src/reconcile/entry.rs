@@ -196,8 +196,8 @@ impl Entry {
                 .and_then(|of| of.task(&key.task))
                 .is_some_and(|task| task.state == TaskState::Pending)
         };
-        let was_lost = |live: &Box<Live>| live.promised && live.health.broken.is_some();
-        self.may_use(key) || self.bindings.get(key).is_some_and(was_lost) && is_pending()
+        let was_lost = self.bindings.get(key).is_some_and(|live| live.promised && live.health.broken.is_some());
+        self.may_use(key) || was_lost && is_pending()
     }
 
     /// Whether its task's containers may see something else of it than the host does.
