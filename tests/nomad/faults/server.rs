@@ -136,7 +136,8 @@ fn go_on(world: &World, writing: &[Writer]) -> anyhow::Result<()> {
     wait_source(world, "far", &["attached"])?;
     for writer in writing {
         wait_mounted(world, writer)?;
-        // A task saw a call fail once while the filer was away; why is not known. What did not fail is there.
+        // `weed mount` gives a call up that has been tried again for some seconds (its -readRetryTime, 6 s, is for every
+        // call), and its task sees that one fail. What did not fail is there.
         writer.assert_kept(world)?;
     }
     Ok(())
