@@ -86,6 +86,8 @@ pub(super) enum Timer {
     Settle,
     /// Work for which no thread could be started.
     Resubmit,
+    /// Empty directories that nobody has a record of are looked for.
+    Sweep,
     /// Those who follow the status.
     Follow,
 }

@@ -8,6 +8,7 @@ mod find;
 pub mod inside;
 mod leave;
 mod living;
+mod sweep;
 mod take_out;
 mod volume;
 
@@ -30,7 +31,8 @@ use crate::sys::{inode, namespace, resolve};
 pub use displaced::{Displaced, Proved, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
 pub use inside::{Cache, InsideError, Place, mend_inside};
-pub use leave::{Force, Leaving, is_collected, sweep, unbind};
+pub use leave::{Force, Leaving, unbind};
+pub use sweep::{is_collected, sweep, sweep_forgotten};
 pub use take_out::{TakeOutError, take_out};
 pub use volume::Creation;
 use volume::open_volume;

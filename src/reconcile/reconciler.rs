@@ -86,6 +86,8 @@ pub struct Reconciler {
     pub(super) inside: Arc<Cache>,
     /// A look at all of the host's mounts is under way; and another has become due.
     pub(super) checking: bool,
+    /// A sweep is to come.
+    pub(super) will_sweep: bool,
     pub(super) check_again: bool,
 }
 
@@ -160,6 +162,7 @@ impl Reconciler {
             containers: BTreeMap::new(),
             inside: Arc::default(),
             checking: false,
+            will_sweep: false,
             check_again: false,
             config,
         };
@@ -316,6 +319,7 @@ impl Reconciler {
                 Timer::Look(number) => self.end_look(number),
                 Timer::Awaited(alloc) => self.probe_awaited(&alloc),
                 Timer::Follow => self.serve_followers(),
+                Timer::Sweep => self.sweep_forgotten(),
                 Timer::Question(number) => self.give_up_question(number),
                 Timer::Settle => {
                     if let Some(settled) = self.settled.take() {
@@ -392,6 +396,7 @@ impl Reconciler {
         });
         self.watch_removals(alloc_root);
         self.find_unexplained();
+        self.sweep_later();
         self.touch_all();
     }
 

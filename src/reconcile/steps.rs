@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::binding::{BindingKey, Stage};
+use super::entry::Entry;
 use super::error::{BindError, UnbindError};
 use super::events::{Done, Timer};
 use super::execute::{self, Creation, Force};
@@ -20,6 +21,8 @@ use crate::sys::resolve::ResolveError;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait between two tries of a step.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How long after something was unmounted empty directories are looked for that nobody has a record of.
+const SWEPT_AFTER: Duration = Duration::from_secs(10);
 /// The first wait before the directory of an allocation that Nomad no longer names is looked at again; doubled each time.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// The longest such wait.
@@ -372,6 +375,26 @@ impl Reconciler {
         let (alloc, key) = (alloc.clone(), key.clone());
         self.submit(Desk::Host, move || {
             execute::sweep(&host, &alloc, &key);
+            Done::Nothing
+        });
+        self.sweep_later();
+    }
+
+    /// Looks once more in a while: Nomad may be at the same directory now.
+    pub(super) fn sweep_later(&mut self) {
+        if !std::mem::replace(&mut self.will_sweep, true) {
+            self.set_timer(Instant::now() + SWEPT_AFTER, Timer::Sweep);
+        }
+    }
+
+    pub(super) fn sweep_forgotten(&mut self) {
+        self.will_sweep = false;
+        let Some(host) = self.host.clone() else { return };
+        // What an entry still has to take away is swept then.
+        let is_busy = |entry: &Entry| entry.page.is_some() || !entry.bindings.is_empty() || !entry.hooks.is_empty();
+        let known = self.entries.values().filter(|entry| is_busy(entry)).map(|entry| entry.id.clone()).collect();
+        self.submit(Desk::Host, move || {
+            execute::sweep_forgotten(&host, &known);
             Done::Nothing
         });
     }

@@ -14,6 +14,7 @@ mod paths;
 mod programs;
 mod purge;
 mod scene;
+mod sweep;
 mod tables;
 mod together;
 mod watch;

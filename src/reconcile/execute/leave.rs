@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Host, Site, link_target, living};
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
-use crate::reconcile::binding::{Binding, BindingKey};
+use crate::reconcile::binding::Binding;
 use crate::reconcile::error::UnbindError;
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
@@ -234,31 +234,6 @@ fn remove_empty_directories(site: &Site, alloc: &AllocId, binding: &Binding) {
                 tracing::debug!(%alloc, path = %path.display(), reason = %error, "an empty directory stays");
                 break;
             }
-        }
-    }
-}
-
-/// Whether Nomad has begun to remove this allocation's directory, or has done so: the shared directory is gone.
-pub fn is_collected(host: &Host, alloc: &AllocId) -> bool {
-    let shared = Path::new(alloc.as_str()).join("alloc");
-    resolve::open_root(&host.alloc_root)
-        .and_then(|root| resolve::open_beneath(root.as_fd(), &shared))
-        .is_err_and(|error| error.is_missing())
-}
-
-/// Removes what a collection left of an allocation because a mount was in its way: directories, from the inside out,
-/// each only if it is empty. Nothing else is ever removed, and nothing at all while Nomad still has the allocation.
-pub fn sweep(host: &Host, alloc: &AllocId, key: &BindingKey) {
-    if !is_collected(host, alloc) {
-        return;
-    }
-    let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return };
-    let leaf = Path::new(alloc.as_str()).join(&key.task).join(key.destination.as_path());
-    for path in leaf.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-        match resolve::remove_empty(allocs.as_fd(), path) {
-            Ok(true) => tracing::info!(path = %path.display(), "removed an empty directory that a collection had left"),
-            Ok(false) => {}
-            Err(_) => break,
         }
     }
 }

@@ -3,6 +3,8 @@
 use super::fleet::{Fleet, Plan};
 use super::scene::{SOON, Scene, calm, rough};
 use crate::support::require;
+use saddlebag::sys::inode;
+use std::os::fd::AsFd as _;
 
 /// Purges and collects, and waits until Nomad has removed all that it could.
 fn purge_without_agent(scene: &Scene, fleet: &Fleet) -> anyhow::Result<()> {
@@ -58,6 +60,30 @@ fn a_purge_after_the_agent_was_stopped_for_good_loses_nothing() -> anyhow::Resul
     }
     purge_without_agent(&scene, &fleet)?;
     // It is never too late.
+    scene.start_agent()?;
+    fleet.assert_swept(&scene)
+}
+
+#[test]
+fn what_an_agent_that_was_killed_had_not_swept_yet_the_next_one_sweeps() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let mut scene = rough()?;
+    let fleet = Fleet::start(&mut scene, &Plan::default())?;
+    scene.world.kill_agent()?;
+    purge_without_agent(&scene, &fleet)?;
+    // As it is where an agent dies that has just unmounted the last one, and forgotten the page: nothing says any more
+    // what was there.
+    for ship in fleet.0.iter().filter(|ship| ship.driver != "raw_exec") {
+        let place = scene.place(ship.driver, &ship.alloc);
+        nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH)?;
+        inode::set_immutable(std::fs::File::open(&place)?.as_fd(), false)?;
+        for page in std::fs::read_dir(scene.world.state_dir().join("ledger"))? {
+            let page = page?;
+            if page.file_name().to_string_lossy().starts_with(&ship.alloc) {
+                std::fs::remove_file(page.path())?;
+            }
+        }
+    }
     scene.start_agent()?;
     fleet.assert_swept(&scene)
 }
