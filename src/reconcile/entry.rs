@@ -202,8 +202,9 @@ impl Entry {
 
     /// Whether its task's containers may see something else of it than the host does.
     fn is_to_be_looked_into(&self, live: &Live) -> bool {
-        // A task that is about to be restarted gets new containers.
-        let waits = matches!(live.health.plea, Some(Plea::Due(..) | Plea::Asking(_)));
+        // A task that is about to be restarted gets new containers. Where Nomad has been asked in vain, those that are there
+        // are mended meanwhile.
+        let waits = matches!(live.health.plea, Some(Plea::Due(_, 0) | Plea::Asking(0)));
         let later = live.health.retry.is_some_and(|at| at > Instant::now());
         live.binding.placement == Placement::Mount && !live.health.is_looked_into && !waits && !later
     }

@@ -1,12 +1,12 @@
 //! What is lost under running tasks is mended on the host and inside their containers, and nothing is called whole
 //! before. Each task appends a number to a file of its own, opening it anew each time, and goes on where that fails.
 
-use crate::support::{PATIENCE, PRESTART, Relay, World, require, tool};
+use crate::support::{Options, PATIENCE, PRESTART, Relay, World, require, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Three drivers; docker sees the volume at a second place, and a directory of it at a third.
@@ -254,6 +254,47 @@ fn a_job_that_wants_its_tasks_restarted_after_a_loss_has_them_restarted() -> any
     wait_whole(&world, 1)?;
     wait_more(&world, &["exec-1"])?;
     assert_eq!(restarts(&world, &alloc, "exec")?, 1, "one loss is one restart");
+    end(&world)
+}
+
+#[test]
+fn containers_are_mended_while_nomad_refuses_the_restart_that_a_job_wants() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let world = World::with("mend-refused", Options::default().acl())?;
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/nomad/saddlebag-policy.hcl");
+    let less = world.directory().join("policy.hcl");
+    std::fs::write(&less, std::fs::read_to_string(shipped)?.replace(", \"alloc-lifecycle\"", ""))?;
+    let allow = |policy: &Path| world.nomad(&["acl", "policy", "apply", "saddlebag", &policy.display().to_string()]);
+    allow(&less)?;
+    let made =
+        world.nomad(&["acl", "token", "create", "-name=saddlebag", "-type=client", "-policy=saddlebag", "-json"])?;
+    let token: Value = serde_json::from_str(&made)?;
+    let file = world.directory().join("token");
+    std::fs::write(&file, token["SecretID"].as_str().context("a secret")?)?;
+    let nomad = format!("nomad {{\n  token_file = \"{}\"\n}}\n", file.display());
+    world.start_agent(&format!("{}{nomad}", configuration(&world)?))?;
+    prepare(&world)?;
+    let alloc = run(&world, "restart", &["docker", "exec"])?;
+    wait_more(&world, &["docker-1", "exec-1"])?;
+    wait_whole(&world, 2)?;
+    let old = world.wait_until("a mount program", PATIENCE, || program(&world))?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    world.wait_until("another mount program", PATIENCE, || Ok(program(&world)?.filter(|new| *new != old)))?;
+    wait_whole(&world, 2)?;
+    wait_more(&world, &["docker-1", "exec-1"])?;
+    for task in ["docker", "exec"] {
+        assert_eq!(restarts(&world, &alloc, task)?, 0, "{task} was restarted");
+    }
+    let log = std::fs::read_to_string(world.log("agent"))?;
+    assert!(log.contains("Nomad was asked in vain") && log.contains("alloc-lifecycle"), "the right is named");
+    // It is asked again until it does.
+    allow(Path::new(shipped))?;
+    for task in ["docker", "exec"] {
+        world.wait_until(&format!("a restart of {task}"), PATIENCE, || {
+            Ok((restarts(&world, &alloc, task)? == 1).then_some(()))
+        })?;
+    }
+    wait_more(&world, &["docker-1", "exec-1"])?;
     end(&world)
 }
 
