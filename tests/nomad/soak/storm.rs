@@ -256,7 +256,15 @@ impl Storm {
             Who::Agent => return Ok(self.world.agent_pid().and_then(pid).into_iter().collect()),
             Who::Guard => return Ok(crate::guard::scene::find_guards(&self.world.run_dir(), false)),
             Who::Nomad => return self.started("nomad"),
-            Who::Filer => return self.started("seaweedfs"),
+            // First who would start it again.
+            Who::Filer => {
+                let mut all = self.started("seaweedfs")?;
+                let children: Vec<_> = all.iter().flat_map(|pid| find_children(pid.as_raw())).collect();
+                for child in children {
+                    all.push(Pid::from_raw(child.parse()?));
+                }
+                return Ok(all);
+            }
             Who::Main => self.world.own_filer()?,
             Who::Beside => self.world.lab().filer.clone(),
         };
