@@ -1,7 +1,7 @@
 //! What is lost under running tasks is mended on the host and inside their containers, and nothing is called whole
 //! before. Each task appends a number to a file of its own, opening it anew each time, and goes on where that fails.
 
-use crate::support::{Options, PATIENCE, PRESTART, Relay, World, require, tool};
+use crate::support::{Options, PATIENCE, PRESTART, Relay, Reserved, World, require, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -149,7 +149,7 @@ fn a_container_that_nomads_servers_do_not_yet_know_of_is_mended_too() -> anyhow:
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let world = World::new("mend-early")?;
     let nomad = world.variable("NOMAD_ADDR")?.trim_start_matches("http://").to_owned();
-    let relay = Relay::start(([127, 0, 0, 1], 0).into(), nomad)?;
+    let relay = Relay::start(Reserved::new()?, nomad)?;
     let address = format!("nomad {{\n  address = \"http://{}\"\n}}\n", relay.address());
     world.start_agent(&format!("{}{address}", configuration(&world)?))?;
     prepare(&world)?;

@@ -21,7 +21,7 @@ mod world;
 pub use files::{checksums, mounts_below};
 pub use jobs::PRESTART;
 pub use lab::{Lab, tool};
-pub use relay::Relay;
+pub use relay::{Relay, Reserved};
 pub use skip::{missing, skip};
 pub use wait::{tail, wait_until};
 pub use world::{Options, PATIENCE, World};

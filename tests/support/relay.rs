@@ -1,10 +1,13 @@
 //! A way to a server that a test can let fall silent.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 /// Hands on every connection that comes to its address, as long as this process lives.
 pub struct Relay {
@@ -12,11 +15,32 @@ pub struct Relay {
     is_silent: Arc<AtomicBool>,
 }
 
+/// A port that is nobody else's, and at which nobody listens yet: a connection to it is refused.
+pub struct Reserved {
+    socket: OwnedFd,
+    at: SocketAddr,
+}
+
+impl Reserved {
+    /// Any that is free.
+    pub fn new() -> anyhow::Result<Self> {
+        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let at = SocketAddr::try_from(net::getsockname(&socket)?)?;
+        Ok(Self { socket, at })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.at
+    }
+}
+
 impl Relay {
-    /// A relay at `at` (port 0: any that is free) to the server at `to`, HOST:PORT.
-    pub fn start(at: SocketAddr, to: String) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(at)?;
-        let at = listener.local_addr()?;
+    /// A relay at such a port to the server at `to`, HOST:PORT.
+    pub fn start(Reserved { socket, at }: Reserved, to: String) -> anyhow::Result<Self> {
+        net::listen(&socket, 64)?;
+        let listener = TcpListener::from(socket);
         let is_silent = Arc::<AtomicBool>::default();
         let silence = Arc::clone(&is_silent);
         std::thread::spawn(move || {

@@ -1,8 +1,7 @@
 //! What cannot be mounted is refused with its reason, within its deadline.
 
 use super::*;
-use crate::support::{Relay, require};
-use std::net::TcpListener;
+use crate::support::{Relay, Reserved, require};
 
 /// Whether a refusal names its cause where the job's author looks and in `explain`, and ends with the right code.
 fn assert_says(refused: &(String, String), code: u8, words: &[&str]) {
@@ -20,13 +19,12 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
     let world = World::new("faults")?;
     let filer = world.lab().filer.clone();
     // Ports on which nobody listens yet: the filer's own, and that of the protocol that mounts use.
-    let ports = [TcpListener::bind("127.0.0.1:0")?.local_addr()?, TcpListener::bind("127.0.0.1:0")?.local_addr()?];
-    let later = format!("{}.{}", ports[0], ports[1].port());
+    let (http, grpc) = (Reserved::new()?, Reserved::new()?);
+    let later = format!("{}.{}", http.address(), grpc.address().port());
     let exits = script(&world, "exits", "echo 'no licence for this filer'; exit 3")?;
     let hangs = script(&world, "hangs", "echo 'waiting for nothing'; while true; do sleep 1; done")?;
     let quoted = |path: &Path| format!("  attach = \"demand\"\n  program = \"{}\"", path.display());
     let configuration = [
-        "hook_timeout = \"5s\"".to_owned(),
         seaweedfs(&filer, "good", "")?,
         "volume \"strict\" {\n  backend = \"good\"\n  path = \"no/such/directory\"\n}".to_owned(),
         seaweedfs(&filer, "missing", &quoted(&world.directory().join("no-weed")))?,
@@ -35,7 +33,8 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
         seaweedfs(&filer, "exits", &quoted(&exits))?,
         seaweedfs(&filer, "hangs", &format!("{}\n  attach_timeout = \"2s\"", quoted(&hangs)))?,
     ];
-    world.start_agent(&configuration.join("\n"))?;
+    let configuration = configuration.join("\n");
+    world.start_agent(&format!("hook_timeout = \"5s\"\n{configuration}"))?;
 
     assert_says(
         &run_refused(&world, "strict", "strict")?,
@@ -52,7 +51,9 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
     assert_says(&run_refused(&world, "hangs", "hangs")?, 69, &["hangs did not mount within 2s", "waiting for nothing"]);
     assert_eq!(mount_programs(&world)?.len(), 1, "only the good backend's program runs");
 
-    // A filer that comes up while a prestart task waits for it is tried again in time.
+    // A filer that comes up while a prestart task waits for it is tried again in time, of which there is enough now.
+    world.kill_agent()?;
+    world.start_agent(&configuration)?;
     run(&world, "later", "later")?;
     world.wait_until("a waiting prestart task", PATIENCE, || {
         let log = std::fs::read_to_string(world.log("agent"))?;
@@ -61,9 +62,9 @@ fn what_cannot_be_mounted_is_refused_with_its_reason() -> anyhow::Result<()> {
     })?;
     std::thread::sleep(Duration::from_millis(1500));
     let (host, port) = filer.rsplit_once(':').context("HOST:PORT")?;
-    Relay::start(ports[0], filer.clone())?;
+    Relay::start(http, filer.clone())?;
     // SeaweedFS's convention for where it is not said.
-    Relay::start(ports[1], format!("{host}:{}", port.parse::<u16>()? + 10_000))?;
+    Relay::start(grpc, format!("{host}:{}", port.parse::<u16>()? + 10_000))?;
     let alloc = world.wait_running("later")?;
     wait_written(&world, &alloc, 1)?;
     end(&world, "later", &alloc)?;

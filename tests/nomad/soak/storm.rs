@@ -102,6 +102,7 @@ impl Storm {
             let serves = self.serves()?;
             self.weather.look(&self.world, &self.witness, serves)?;
         }
+        self.weather.note_ends("main", &std::fs::read_to_string(self.world.log("seaweedfs"))?)?;
         self.weather.judge(&self.witness)
     }
 

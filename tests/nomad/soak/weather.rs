@@ -3,6 +3,7 @@
 use super::storm::status;
 use super::witness::{Call, Witness, now};
 use crate::support::World;
+use anyhow::Context as _;
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,11 @@ struct Fault {
 
 /// A container is made so long before its task says hello, at the most, and so long after that its mounts are mended.
 const CONTAINER_STARTS: u64 = 10_000;
+
+/// A call that failed for the end of a SeaweedFS began so long before it, at the most, and its last consequence is so long
+/// after it: `weed mount` tries again for a while. Milliseconds.
+const BEFORE_AN_END: u64 = 5_000;
+const UNTIL_IT_SERVES: u64 = 20_000;
 
 impl Fault {
     /// A call may fail while it lasts. A container that is made meanwhile gets the dead mount of the host, and has it until
@@ -37,6 +43,8 @@ pub struct Weather {
     faults: BTreeMap<&'static str, Vec<Fault>>,
     killed: BTreeSet<i64>,
     pub is_filer_away: bool,
+    /// How often a SeaweedFS has ended by itself.
+    ends: usize,
     /// Calls that failed when they might.
     pub excused: usize,
 }
@@ -49,6 +57,24 @@ impl Weather {
         if faults.last().is_none_or(|last| last.ended.is_some()) {
             faults.push(Fault { began: now(), ended: None });
         }
+    }
+
+    /// A SeaweedFS that ends by itself is started again, and serves within some seconds. What its log tells of that since
+    /// the last look is a fault, and no news.
+    pub fn note_ends(&mut self, source: &'static str, log: &str) -> anyhow::Result<()> {
+        let ends = log.lines().filter(|line| line.starts_with("lab: it ended by itself"));
+        for line in ends.skip(self.ends) {
+            let at = line.split(" at ").nth(1).and_then(|rest| rest.split(',').next()).context("a time")?;
+            let at = (at.parse::<f64>()? * 1000.0) as u64;
+            println!("         {at} the SeaweedFS of {source} has ended by itself");
+            let fault = Fault { began: at.saturating_sub(BEFORE_AN_END), ended: Some(at + UNTIL_IT_SERVES) };
+            // Before one that is not over yet, which stays the last.
+            let faults = self.faults.entry(source).or_default();
+            let last = faults.len() - usize::from(faults.last().is_some_and(|last| last.ended.is_none()));
+            faults.insert(last, fault);
+            self.ends += 1;
+        }
+        Ok(())
     }
 
     pub fn is_rough(&self) -> bool {
