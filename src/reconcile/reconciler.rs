@@ -74,7 +74,7 @@ pub struct Reconciler {
     pub(super) started: Instant,
     timers: BinaryHeap<std::cmp::Reverse<(Instant, Timer)>>,
     dirty: BTreeSet<AllocId>,
-    settled: Option<tokio::sync::oneshot::Sender<()>>,
+    pub(super) settled: Option<tokio::sync::oneshot::Sender<()>>,
     inbox: UnboundedReceiver<Done>,
     removals: Option<Removals>,
     /// Asks Nomad for what the watch does not.
@@ -325,6 +325,7 @@ impl Reconciler {
                     if let Some(settled) = self.settled.take() {
                         tracing::warn!("ready, although not everything that was mounted before is mounted again");
                         let _ = settled.send(());
+                        self.touch_all();
                     }
                 }
             }
@@ -360,6 +361,8 @@ impl Reconciler {
             && let Some(settled) = self.settled.take()
         {
             let _ = settled.send(());
+            // What was put off until then.
+            self.touch_all();
             if self.entries.len() >= MANY_ENTRIES {
                 // Reading the ledger and looking at each of its bindings took more than keeping them does.
                 self.submit(Desk::Host, || {

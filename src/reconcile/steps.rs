@@ -21,6 +21,8 @@ use crate::sys::resolve::ResolveError;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait between two tries of a step.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// So long after an agent's start, at the most, it does nothing else before all mounts of the host are proved.
+const FIRST_THINGS: Duration = Duration::from_secs(1);
 /// How long after something was unmounted empty directories are looked for that nobody has a record of.
 const SWEPT_AFTER: Duration = Duration::from_secs(10);
 /// The first wait before the directory of an allocation that Nomad no longer names is looked at again; doubled each time.
@@ -76,6 +78,9 @@ impl Reconciler {
             Step::Unbind(key) if self.is_held(alloc, &key, true, now) => {}
             Step::Observe(key) => self.start_observing(alloc, &key, Cover::Left),
             Step::Uncover(key) => self.start_observing(alloc, &key, Cover::Removed),
+            Step::MendInside(_) if self.has_just_come() => {
+                self.set_timer(self.started + FIRST_THINGS, Timer::Allocation(alloc.clone()));
+            }
             Step::MendInside(key) => self.start_mending_inside(alloc, &key),
             Step::Bind(key) => self.start_binding(alloc, &key, false),
             Step::Replace(key) => self.start_binding(alloc, &key, true),
@@ -86,6 +91,12 @@ impl Reconciler {
                 self.start_unbinding(alloc, &key, force);
             }
         }
+    }
+
+    /// An agent that comes proves the host's mounts first: who waits for it to be ready waits for no container to be looked
+    /// into, and for no socket of an allocation that had all it wanted.
+    fn has_just_come(&self) -> bool {
+        self.settled.is_some() && self.started.elapsed() < FIRST_THINGS
     }
 
     /// A worker is at the binding, or its last failure says to wait.
@@ -401,8 +412,12 @@ impl Reconciler {
 
     /// An allocation's own socket is there while a task of it may ask.
     fn keep_socket(&mut self, alloc: &AllocId) {
+        let has_just_come = self.has_just_come();
         let Some(host) = &self.host else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
+        if has_just_come && entry.socket.is_none() && !entry.bindings.is_empty() {
+            return self.set_timer(self.started + FIRST_THINGS, Timer::Allocation(alloc.clone()));
+        }
         let wanted = entry.allocation.as_ref().is_some_and(|a| a.asks_for_storage()) && !entry.is_over();
         match (&entry.socket, wanted) {
             (None, true) => {
