@@ -34,6 +34,9 @@ const MOST_CONNECTIONS: usize = 64;
 const PEER_WITHIN: Duration = Duration::from_secs(5);
 /// How long after a failure a keeper is started again.
 const KEEPER_PAUSE: Duration = Duration::from_millis(200);
+/// The first pause before what could not be made anew in the run directory is tried again; doubled each time.
+const RESTORE_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_RESTORE_PAUSE: Duration = Duration::from_secs(30);
 
 /// Runs the guard until it is told to stop. Returns at once where another guard runs or is about to.
 pub(super) fn run(run_dir: &Path) -> Result<(), GuardRunError> {
@@ -178,6 +181,7 @@ impl Started {
         line(Priority::Info, format_args!("guard {generation} is ready, {count} groups taken over"));
         let watchdog = systemd::watchdog_interval();
         let mut keeper_due = Instant::now();
+        let (mut restore_at, mut restore_pause) = (None::<Instant>, RESTORE_PAUSE);
         loop {
             let needs_keeper = !guard.under_systemd && guard.lock().link.is_none();
             if needs_keeper && Instant::now() >= keeper_due {
@@ -186,6 +190,8 @@ impl Started {
                 continue;
             }
             let timeout = if needs_keeper { Some(KEEPER_PAUSE) } else { watchdog };
+            let until_restored = restore_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = timeout.into_iter().chain(until_restored).min();
             // The link's other end says nothing after the handover: an event there is its end.
             let link = guard.lock().link.as_ref().map(|link| link.as_fd().try_clone_to_owned());
             let link = link.transpose().map_err(GuardRunError::Wait)?;
@@ -204,11 +210,24 @@ impl Started {
             if happened[1] && self.signals.read_signal().is_ok_and(|signal| signal.is_some()) && guard.may_end() {
                 return Ok(());
             }
-            if happened[2] {
+            if happened[2] || restore_at.is_some_and(|at| at <= Instant::now()) {
                 match self.place.restore() {
-                    Ok(Restored::Nothing) => {}
-                    Ok(Restored::Files) => guard.write_anew(),
-                    Err(error) => line(Priority::Error, format_args!("the run directory was emptied: {error}")),
+                    Ok(restored) => {
+                        restore_at = None;
+                        restore_pause = RESTORE_PAUSE;
+                        if restored == Restored::Files {
+                            guard.write_anew();
+                        }
+                    }
+                    // One that has just begun may have the lock, and ends as soon as it has found this one.
+                    Err(error) => {
+                        line(
+                            Priority::Error,
+                            format_args!("the run directory was emptied, and is not made anew yet: {error}"),
+                        );
+                        restore_at = Some(Instant::now() + restore_pause);
+                        restore_pause = (restore_pause * 2).min(LONGEST_RESTORE_PAUSE);
+                    }
                 }
             }
             if happened.get(3) == Some(&true) {

@@ -11,6 +11,7 @@ mod logs;
 mod metrics;
 mod mounts;
 mod paths;
+mod place;
 mod programs;
 mod purge;
 mod scene;
