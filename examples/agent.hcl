@@ -67,7 +67,7 @@ backend "seaweedfs" "main" {
 # A registered volume: jobs ask for it by its name, storage_volume = "pgdata".
 volume "pgdata" {
   backend     = "main"
-  path        = "/buckets/pgdata"  # left out: a directory of the volume's name
+  path        = "/volumes/pgdata"  # left out: a directory of the volume's name
   create      = true               # at first use, with this owner and mode
   owner       = "70:70"
   mode        = "0700"
@@ -76,7 +76,7 @@ volume "pgdata" {
 
 volume "letters" {
   backend     = "main"
-  path        = "/buckets/letters"
+  path        = "/volumes/letters"
   access_mode = "multi-node-reader-only"  # always bound read-only
   noexec      = true
 }
