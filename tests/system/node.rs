@@ -84,6 +84,9 @@ impl Node<Qemu> {
         node.machine.boot()?;
         node.wait_for_nomad()?;
         node.wait_for_filer()?;
+        // Nomad does not sync the file of its server's identity, and does not start with an empty one. What comes after
+        // this is each writer's own to sync.
+        node.machine.run("sync")?;
         Ok(node)
     }
 }
