@@ -85,6 +85,7 @@ impl Reconciler {
             );
         }
         self.know_nomad();
+        self.sweep_later();
         self.touch_all();
     }
 

@@ -399,7 +399,6 @@ impl Reconciler {
         });
         self.watch_removals(alloc_root);
         self.find_unexplained();
-        self.sweep_later();
         self.touch_all();
     }
 

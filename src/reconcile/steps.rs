@@ -400,10 +400,14 @@ impl Reconciler {
 
     pub(super) fn sweep_forgotten(&mut self) {
         self.will_sweep = false;
-        let Some(host) = self.host.clone() else { return };
-        // What an entry still has to take away is swept then.
-        let is_busy = |entry: &Entry| entry.page.is_some() || !entry.bindings.is_empty() || !entry.hooks.is_empty();
-        let known = self.entries.values().filter(|entry| is_busy(entry)).map(|entry| entry.id.clone()).collect();
+        let Some(host) = self.host.clone().filter(|_| self.nomad.heard.is_some()) else { return };
+        // What Nomad names is Nomad's, unless it is known to be over; what an entry still has to take away is swept then.
+        let is_done = |entry: &Entry| {
+            entry.is_over() && entry.page.is_none() && entry.bindings.is_empty() && entry.hooks.is_empty()
+        };
+        let is_done = |alloc: &&AllocId| self.entries.get(*alloc).is_some_and(|entry| is_done(entry));
+        let known =
+            self.entries.keys().chain(&self.nomad.allocations).filter(|alloc| !is_done(alloc)).cloned().collect();
         self.submit(Desk::Host, move || {
             execute::sweep_forgotten(&host, &known);
             Done::Nothing
