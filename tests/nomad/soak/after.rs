@@ -35,7 +35,8 @@ pub struct Rest {
     mounts: BTreeSet<PathBuf>,
 }
 
-/// Bytes of resident memory of agent and guard.
+/// Bytes of memory that agent and guard have of their own (`RssAnon` of proc_pid_status(5)): what the kernel holds of
+/// their program's file beside that, each place of the program that was ever gone through, can be dropped at any time.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     agent: u64,
@@ -275,10 +276,13 @@ fn find_processes(world: &World) -> anyhow::Result<Vec<String>> {
 
 pub fn memory(storm: &Storm) -> anyhow::Result<Memory> {
     let guard = one_guard(&storm.world, false)?.context("one guard")?;
-    Ok(Memory {
-        agent: process::resident_memory(agent(storm)?.as_raw())?,
-        guard: process::resident_memory(guard.as_raw())?,
-    })
+    Ok(Memory { agent: own_memory(agent(storm)?)?, guard: own_memory(guard)? })
+}
+
+fn own_memory(pid: Pid) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next());
+    Ok(kilobytes.context("RssAnon")?.parse::<u64>()? * 1024)
 }
 
 /// They have not grown by more than a margin.
