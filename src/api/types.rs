@@ -271,7 +271,8 @@ pub struct BindingStatus {
     /// Whether an operator attached it while the task ran; the job says nothing of it.
     #[serde(default)]
     pub by_hand: bool,
-    /// `waiting`, `mounting`, `mounted`, `mending`, `failed`, `leaving`, or its source's `hung`, `unreachable`, `degraded`.
+    /// `waiting`, `mounting`, `mounted`, `checking`, `mending`, `failed`, `leaving`, or its source's `hung`, `unreachable`,
+    /// `degraded`.
     pub state: String,
     /// Seconds in this state.
     pub age_seconds: u64,

@@ -121,6 +121,7 @@ impl Entry {
             let mut live = Live::new(recorded.binding.clone());
             live.intent = Some(0);
             live.promised = matches!(recorded.stage, Stage::Mounted(_));
+            live.health.is_inherited = live.promised && recorded.binding.placement == Placement::Mount;
             if recorded.binding.origin == Origin::Operator && !live.promised {
                 // Nobody was told that it is there; whoever asked for it asks again.
                 live.taken_back = Some(TakenBack::WhenUnused);
@@ -188,7 +189,8 @@ impl Entry {
 
     /// Whether a container may have it: its task may be running, or may have been started since Nomad was last heard. What
     /// Nomad's servers say of a task lags behind its client, for seconds where they have just been started; a mount that
-    /// died meanwhile is dead in the container too, and whoever has been told that it is mounted may have it.
+    /// died meanwhile is dead in the container too, and whoever has been told that it is mounted may have it. So is one that
+    /// died under a former agent.
     pub fn may_be_inside(&self, key: &BindingKey) -> bool {
         let is_pending = || {
             self.allocation
@@ -196,7 +198,10 @@ impl Entry {
                 .and_then(|of| of.task(&key.task))
                 .is_some_and(|task| task.state == TaskState::Pending)
         };
-        let was_lost = self.bindings.get(key).is_some_and(|live| live.promised && live.health.broken.is_some());
+        let was_lost = self
+            .bindings
+            .get(key)
+            .is_some_and(|live| live.promised && (live.health.broken.is_some() || live.health.is_inherited));
         self.may_use(key) || was_lost && is_pending()
     }
 

@@ -80,6 +80,9 @@ pub struct Health {
     pub last_fault: Option<Event>,
     /// The last thing that was mended.
     pub last_repair: Option<Event>,
+    /// A former agent has told that it is mounted. What became of it in its task's containers until that agent ended is not
+    /// known before they have been looked into.
+    pub is_inherited: bool,
     /// The task's containers have been looked into since anything changed.
     pub is_looked_into: bool,
     /// The mounts that its containers had of it at the last look.

@@ -211,6 +211,8 @@ impl Reconciler {
         }
         live.looking = None;
         live.in_flight = None;
+        // What it found wrong, and could not mend, is said as a fault.
+        live.health.is_inherited = false;
         if std::mem::take(&mut live.doubted) {
             live.doubt();
         }

@@ -135,6 +135,10 @@ impl Reconciler {
                     // Its task's containers may not show it yet, or never.
                     return ("mounting", None);
                 }
+                if live.health.is_inherited && entry.may_be_inside(&live.binding.key) {
+                    let reason = "what its task's containers see has not been looked at since the agent began";
+                    return ("checking", Some(reason.to_owned()));
+                }
                 let attached = self.sources.get(&live.binding.source).is_some_and(|source| source.attached().is_some());
                 // Never called mounted while its source is not proved to be there.
                 if attached { ("mounted", None) } else { ("waiting", self.source_reason(live)) }

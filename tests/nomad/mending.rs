@@ -416,6 +416,49 @@ fn an_agent_that_comes_while_nomad_is_away_mends_containers_before_it_calls_them
     end(&world)
 }
 
+/// So many volumes that the agent is seen while it looks into their containers.
+const MANY: usize = 16;
+
+#[test]
+fn an_agent_that_comes_calls_nothing_mounted_that_a_container_has_not() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3", "nsenter");
+    let world = World::new("mend-inherited")?;
+    let configuration = configuration(&world)?;
+    world.start_agent(&configuration)?;
+    let blocks: String =
+        (1..MANY).map(|n| format!("volume \"more-{n}\" {{\n  source      = \"mended\"\n  destination = \"local/data-{n}\"\n}}\n")).collect();
+    let text = JOB
+        .replace("TASKS", &task("exec"))
+        .replace("ON_FAILURE", "reattach")
+        .replace("EOT\n    }", &format!("{blocks}EOT\n    }}"));
+    world.run_job(&text, &[])?;
+    let alloc = world.wait_running("mend")?;
+    wait_more(&world, &["exec-1"])?;
+    wait_whole(&world, MANY)?;
+    let container = container_of(&world, &alloc)?;
+    world.kill_agent()?;
+    let places: Vec<String> =
+        (0..MANY).map(|n| if n == 0 { "/local/data".to_owned() } else { format!("/local/data-{n}") }).collect();
+    for place in &places {
+        run_as_root("nsenter", &["-t", &container, "-m", "-r", "--", "/bin/umount", "-l", place])?;
+    }
+    world.start_agent(&configuration)?;
+    world.wait_until("volumes that are all mounted", PATIENCE, || {
+        let bindings = bindings(&world)?;
+        // Read after the agent was asked: what was there then is there now.
+        let table = std::fs::read_to_string(format!("/proc/{container}/mountinfo"))?;
+        let is_there = |place: &str| table.lines().any(|line| line.split(' ').nth(4) == Some(place));
+        let mounted = bindings.iter().filter(|one| one["state"] == "mounted");
+        for one in mounted.clone() {
+            let place = format!("/{}", one["destination"].as_str().context("a destination")?);
+            anyhow::ensure!(is_there(&place), "{place} is called mounted, and its container has not got it: {one:#}");
+        }
+        Ok((mounted.count() == MANY).then_some(()))
+    })?;
+    wait_more(&world, &["exec-1"])?;
+    end(&world)
+}
+
 #[test]
 fn what_was_mounted_in_a_bindings_place_is_forgotten_once_it_has_gone() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
