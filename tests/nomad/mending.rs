@@ -425,8 +425,11 @@ fn an_agent_that_comes_calls_nothing_mounted_that_a_container_has_not() -> anyho
     let world = World::new("mend-inherited")?;
     let configuration = configuration(&world)?;
     world.start_agent(&configuration)?;
-    let blocks: String =
-        (1..MANY).map(|n| format!("volume \"more-{n}\" {{\n  source      = \"mended\"\n  destination = \"local/data-{n}\"\n}}\n")).collect();
+    let blocks: String = (1..MANY)
+        .map(|n| {
+            format!("volume \"more-{n}\" {{\n  source      = \"mended\"\n  destination = \"local/data-{n}\"\n}}\n")
+        })
+        .collect();
     let text = JOB
         .replace("TASKS", &task("exec"))
         .replace("ON_FAILURE", "reattach")

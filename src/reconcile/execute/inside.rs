@@ -4,6 +4,7 @@
 //! Precondition of [`mend_inside`]: the host's mount is right, and answers. Of other sources nothing is ever asked.
 
 mod cache;
+mod questions;
 mod release;
 mod sight;
 
@@ -12,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Host, Site};
@@ -424,26 +425,24 @@ impl Mending<'_> {
             if answers.has(device) {
                 continue;
             }
-            if !lock(&self.cache.unanswered).insert(device) {
+            if !self.cache.questions.begin(device, DEATH_PATIENCE) {
                 answers.unanswered.insert(device);
                 continue;
             }
-            let waiting = Arc::clone(&self.cache.unanswered);
-            let forget = move || {
-                lock(&waiting).remove(&device);
-            };
+            let questions = Arc::clone(&self.cache.questions);
+            let end = move || questions.end(device);
             match self.namespace.open(&sight.tree, &entry.mount_point) {
-                Ok(fd) => match namespace::is_dead_within(fd.as_fd(), DEATH_PATIENCE, forget) {
+                Ok(fd) => match namespace::is_dead_within(fd.as_fd(), DEATH_PATIENCE, end) {
                     Ok(Some(true)) => answers.dead.insert(device),
                     Ok(Some(false)) => answers.alive.insert(device),
                     Ok(None) => answers.unanswered.insert(device),
                     Err(error) => {
-                        lock(&self.cache.unanswered).remove(&device);
+                        self.cache.questions.end(device);
                         return Err(InsideError::Search(error));
                     }
                 },
                 Err(error) => {
-                    forget();
+                    end();
                     if matches!(error, NamespaceError::Ended) {
                         return Err(InsideError::Namespace(error));
                     }
@@ -468,8 +467,4 @@ impl Answers {
     fn has(&self, device: (u32, u32)) -> bool {
         [&self.dead, &self.alive, &self.unanswered].iter().any(|devices| devices.contains(&device))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
 //! What looks into containers share.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::questions::Questions;
 use crate::sys::memory;
 use crate::sys::namespace::Search;
 use crate::sys::own_table::OwnTable;
@@ -14,8 +14,8 @@ use crate::sys::own_table::OwnTable;
 pub struct Cache {
     pub(super) search: Search,
     pub(super) own_table: OwnTable,
-    /// Devices that were asked whether they are dead and have not answered yet.
-    pub(super) unanswered: Arc<Mutex<BTreeSet<(u32, u32)>>>,
+    /// File systems that are asked whether they are dead.
+    pub(super) questions: Arc<Questions>,
     asked: AtomicUsize,
     /// The most that had asked at a time, since nobody had.
     most: AtomicUsize,
