@@ -183,7 +183,7 @@ fn without_an_agent_mount_ends_at_its_deadline_and_names_both_sockets() {
     let start = Instant::now();
     let output = allocation.mount(&["--timeout", "300ms"]);
     assert!(start.elapsed() >= Duration::from_millis(300), "it waits to the end");
-    assert!(start.elapsed() < Duration::from_secs(5), "and no longer");
+    assert!(start.elapsed() < Duration::from_secs(30), "and not for the minute that it has by default");
     assert_eq!(code(&output), 69);
     let own = allocation.socket();
     let said = format!(
@@ -223,7 +223,7 @@ fn an_agent_that_is_killed_in_the_middle_is_asked_again() {
         };
         stream.write_all(sent.as_bytes()).expect("sent");
     });
-    let output = allocation.mount(&["--timeout", "20s"]);
+    let output = allocation.mount(&["--timeout", "60s"]);
     assert_eq!((stdout(&output), code(&output)), (MOUNTED, 0), "{}", stderr(&output));
 }
 
@@ -231,9 +231,10 @@ fn an_agent_that_is_killed_in_the_middle_is_asked_again() {
 fn an_agent_that_always_dies_in_the_middle_is_a_reason_to_try_again_later() {
     let allocation = Allocation::new();
     serve_raw(&allocation.socket(), |_, stream| drop(stream));
-    let output = allocation.mount(&["--timeout", "300ms"]);
+    // The last try begins long before this time is over: one that the deadline cuts off says another thing.
+    let output = allocation.mount(&["--timeout", "500ms"]);
     assert_eq!(code(&output), 75);
-    let said = "saddlebag: the agent closed the connection before it answered, again and again for 300ms\n";
+    let said = "saddlebag: the agent closed the connection before it answered, again and again for 500ms\n";
     assert!(stderr(&output).starts_with(said), "{}", stderr(&output));
 }
 
@@ -268,7 +269,7 @@ fn garbage_is_an_error_that_says_so_and_never_a_panic() {
             // The long one is left before its end.
             let _ = stream.write_all(answer.as_bytes());
         });
-        let output = allocation.mount(&["--timeout", "20s"]);
+        let output = allocation.mount(&["--timeout", "60s"]);
         assert_eq!(code(&output), 69, "{shown:?}: {}", stderr(&output));
         assert!(stderr(&output).starts_with("saddlebag: "), "{shown:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("of another version"), "{shown:?}: {}", stderr(&output));
@@ -658,7 +659,7 @@ fn an_order_to_an_agent_that_is_killed_in_the_middle_is_given_again() {
         stream.write_all(sent.as_bytes()).expect("sent");
     });
     let environment = [("SADDLEBAG_SOCKET", socket.as_path())];
-    let output = saddlebag(&["volume", "attach", ALLOC, "dumps", "--timeout", "20s"], &environment);
+    let output = saddlebag(&["volume", "attach", ALLOC, "dumps", "--timeout", "60s"], &environment);
     assert_eq!((stdout(&output), code(&output)), (MOUNTED, 0), "{}", stderr(&output));
     let nobody = dir.path().join("nobody.sock");
     let output =

@@ -9,7 +9,7 @@ mod support;
 use anyhow::Context as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::{Path, PathBuf};
-use support::{World, checksums, mounts_below, require, tool, wait_until};
+use support::{PATIENCE, World, checksums, mounts_below, require, tool, wait_until};
 
 const JOB: &str = r#"
 job "worker" {
@@ -68,13 +68,11 @@ fn assert_collected(world: &World, volume: &Path) -> anyhow::Result<()> {
     world.wait_dead("worker")?;
     world.system_gc()?;
 
-    world.wait_until("an emptied volume", std::time::Duration::from_secs(30), || {
+    world.wait_until("an emptied volume", PATIENCE, || {
         // Not by checksums: Nomad deletes the files while they would be read.
         Ok(std::fs::read_dir(volume)?.next().is_none().then_some(()))
     })?;
-    world.wait_until("Nomad's complaint", std::time::Duration::from_secs(30), || {
-        Ok(world.assert_no_destroy_errors().is_err().then_some(()))
-    })?;
+    world.wait_until("Nomad's complaint", PATIENCE, || Ok(world.assert_no_destroy_errors().is_err().then_some(())))?;
     assert!(target.exists(), "the mount point itself is busy, so it is all that Nomad leaves");
     umount2(&target, MntFlags::MNT_DETACH)?;
     assert!(volume.exists() && checksums(volume)?.is_empty(), "the volume is there, and empty");
@@ -96,7 +94,7 @@ fn mount_seaweedfs(world: &World) -> anyhow::Result<PathBuf> {
             "-filer.path=/loss",
         ],
     )?;
-    wait_until("the mount of SeaweedFS", std::time::Duration::from_secs(30), &[world.log("weed")], || {
+    wait_until("the mount of SeaweedFS", PATIENCE, &[world.log("weed")], || {
         Ok(mounts_below(world.directory())?.contains(&point).then_some(()))
     })?;
     Ok(point)

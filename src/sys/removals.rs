@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn next(told: &Receiver<Removal>) -> Removal {
-        told.recv_timeout(Duration::from_secs(10)).unwrap()
+        told.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(next(&told), Removal::Unknown);
         drop(watch);
         assert!(
-            told.recv_timeout(Duration::from_secs(10))
+            told.recv_timeout(Duration::from_secs(60))
                 .is_err_and(|end| end == std::sync::mpsc::RecvTimeoutError::Disconnected)
         );
     }

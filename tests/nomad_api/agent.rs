@@ -1,9 +1,11 @@
 //! A real Nomad agent for one test, on ports and in a directory of its own.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use saddlebag::nomad::client::Client;
@@ -46,9 +48,7 @@ pub struct Nomad {
 impl Nomad {
     /// Chooses ports and writes the configuration, but starts nothing.
     pub fn prepare(program: &Path, plan: Plan) -> Self {
-        // All three are held until all three are known, or the kernel could give one twice.
-        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [http, rpc, serf] = held.each_ref().map(|port| port.local_addr().unwrap().port());
+        let [http, rpc, serf] = [(); 3].map(|()| find_port());
         let dir = tempfile::tempdir().unwrap();
         let tls = plan.tls.as_ref().map(|pki| {
             let pki = pki.display();
@@ -180,6 +180,17 @@ impl Nomad {
         child.stdin.take().unwrap().write_all(hcl.as_bytes()).unwrap();
         text(&args, child.wait_with_output().unwrap());
         self.jobs.push(name.to_owned());
+    }
+}
+
+/// A free port that no other agent of this process has: the kernel would give again that of one that is not up.
+fn find_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
     }
 }
 

@@ -39,6 +39,17 @@ impl Watched {
         }
     }
 
+    /// The reason of the next loss; what Nomad has still listed may come before it.
+    pub async fn lost(&mut self) -> String {
+        loop {
+            match self.next().await {
+                News::Lost(reason) => return reason,
+                News::Listing(_) => {}
+                other => panic!("while waiting for a loss: {other:?}"),
+            }
+        }
+    }
+
     /// Waits for the connection, past reasons why there is none yet.
     pub async fn connected(&mut self) {
         loop {

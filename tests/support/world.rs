@@ -149,7 +149,7 @@ impl World {
     /// Calls Nomad's HTTP API; `Value::Null` where it answers with nothing.
     ///
     /// # Errors
-    /// Where there is no answer within 15 s, with any status above 399, and where it is not JSON.
+    /// Where there is no answer within a minute, with any status above 399, and where it is not JSON.
     pub fn api(&self, method: &str, path: &str) -> anyhow::Result<Value> {
         self.call_api(method, path, None)
     }
@@ -164,7 +164,7 @@ impl World {
 
     fn call_api(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "15", "-X", method]);
+        curl.args(["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "60", "-X", method]);
         for (variable, flag) in
             [("NOMAD_CACERT", "--cacert"), ("NOMAD_CLIENT_CERT", "--cert"), ("NOMAD_CLIENT_KEY", "--key")]
         {

@@ -294,7 +294,7 @@ impl<M: Machine> Node<M> {
         let alloc = self.allocation(job)?["ID"].as_str().context("an id")?.to_owned();
         let script = format!(
             "for pid in $(pgrep -f /opt/tasks/writer); do \
-               if tr '\\0' '\\n' </proc/$pid/environ | grep -qx NOMAD_ALLOC_ID={alloc}; then cat /proc/$pid/mountinfo; break; fi; done"
+               if tr '\\0' '\\n' </proc/$pid/environ | grep -qx NOMAD_ALLOC_ID={alloc}; then cat /proc/$pid/mountinfo && break; fi; done; true"
         );
         let table = self.machine.run(&script)?;
         let words = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());

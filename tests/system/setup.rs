@@ -45,6 +45,7 @@ server {
   enabled          = true
   bootstrap_expect = 1
   raft_multiplier  = 1
+  heartbeat_grace  = "10m"
 }
 client {
   enabled           = true

@@ -24,7 +24,7 @@ fn a_hard_power_off_loses_nothing_that_was_acknowledged_and_each_task_finds_its_
         wait_for_acknowledged(&node, job, 20)?;
     }
     node.assert_nothing_beneath()?;
-    let before = JOBS.map(|(job, ..)| node.allocation(job));
+    let before = JOBS.map(|(job, ..)| wait_for_start(&node, job, 0));
 
     node.machine.cut_power()?;
     let acknowledged = node.machine.acknowledged()?;
@@ -39,7 +39,9 @@ fn a_hard_power_off_loses_nothing_that_was_acknowledged_and_each_task_finds_its_
         // The first write of each start came here, and there was no start whose write did not.
         ensure!(node.starts(volume) == 2, "{volume}: {} starts", node.starts(volume));
         assert_all_there(job, volume, &acknowledged, &node.log(volume)?)?;
-        assert_started_without_prestart(&before?, &node.allocation(job)?)?;
+        let before = before?;
+        let now = wait_for_start(&node, job, starts(&before, "main"))?;
+        assert_started_without_prestart(&before, &now)?;
     }
     node.wait_for_mounted(JOBS.len())?;
     assert_nomad_came_last(&node)?;
@@ -65,17 +67,28 @@ fn assert_all_there(job: &str, volume: &str, acknowledged: &[String], log: &str)
     Ok(())
 }
 
+/// How often Nomad has started a task of an allocation.
+fn starts(alloc: &Value, task: &str) -> usize {
+    let events = alloc["TaskStates"][task]["Events"].as_array().cloned().unwrap_or_default();
+    events.iter().filter(|event| event["Type"] == "Started").count()
+}
+
+/// Waits until Nomad's servers say that the main task of a job has started more often than this. A task writes before
+/// they hear of it: after a boot Nomad's client starts it without them.
+fn wait_for_start(node: &Node<Qemu>, job: &str, before: usize) -> anyhow::Result<Value> {
+    node.machine.wait(&format!("Nomad's servers know of the start of {job}"), || {
+        let Ok(alloc) = node.allocation(job) else { return Ok(None) };
+        Ok((starts(&alloc, "main") > before).then_some(alloc))
+    })
+}
+
 /// Nomad has started the allocation's main task once more, and its prestart task not again.
 fn assert_started_without_prestart(before: &Value, now: &Value) -> anyhow::Result<()> {
     ensure!(before["ID"] == now["ID"], "the same allocation: {} {}", before["ID"], now["ID"]);
-    let started = |alloc: &Value, task: &str| {
-        let events = alloc["TaskStates"][task]["Events"].as_array().cloned().unwrap_or_default();
-        events.iter().filter(|event| event["Type"] == "Started").count()
-    };
     let states = &now["TaskStates"];
-    ensure!(started(before, "storage") == started(now, "storage"), "the prestart task: {states:#}");
+    ensure!(starts(before, "storage") == starts(now, "storage"), "the prestart task: {states:#}");
     ensure!(before["TaskStates"]["storage"]["StartedAt"] == states["storage"]["StartedAt"], "{states:#}");
-    ensure!(started(before, "main") + 1 == started(now, "main"), "the main task: {states:#}");
+    ensure!(starts(before, "main") + 1 == starts(now, "main"), "the main task: {states:#}");
     Ok(())
 }
 
