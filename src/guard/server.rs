@@ -69,6 +69,8 @@ struct Inner {
     groups: Groups,
     state: State,
     link: Option<Link>,
+    /// It has been told to end: a keeper that ends now is missed by nobody, and a new one would start a guard.
+    is_ending: bool,
 }
 
 fn start(run_dir: &Path) -> Result<Option<Started>, GuardRunError> {
@@ -117,7 +119,7 @@ fn start(run_dir: &Path) -> Result<Option<Started>, GuardRunError> {
         took_over: !state.groups.is_empty(),
         shared,
         connections: AtomicUsize::new(0),
-        inner: Mutex::new(Inner { groups, state, link }),
+        inner: Mutex::new(Inner { groups, state, link, is_ending: false }),
     });
     if guard.took_over {
         guard.sweep_after_death_of(previous);
@@ -260,6 +262,9 @@ impl Guard {
 
     fn start_keeper(&self) {
         let mut inner = self.lock();
+        if inner.is_ending {
+            return;
+        }
         let link = keeper::start(&self.run_dir, &self.exe).and_then(|link| {
             for (key, group) in inner.groups.iter() {
                 link.send(&LinkMessage::Group(key.clone()), Some(group.as_fd()))?;
@@ -441,7 +446,8 @@ impl Inner {
         }
     }
 
-    fn end(&self, under_systemd: bool) {
+    fn end(&mut self, under_systemd: bool) {
+        self.is_ending = true;
         self.end_keeper();
         if under_systemd {
             for key in &self.state.groups {

@@ -51,6 +51,8 @@ pub enum Done {
     Compared(PathBuf, String, Box<Binding>, Result<(Observed, Option<Identity>), BindError>),
     /// Why nothing can be mounted although Nomad answers.
     Obstacle(String),
+    /// Directories that nobody knows were swept; whether it is worth doing again in a while.
+    Swept(bool),
     /// Nothing that anybody waits for.
     Nothing,
     /// Something was removed from Nomad's allocation root.

@@ -300,6 +300,9 @@ impl Reconciler {
             if let Some(refusal) = self.say_trouble(source, &live.binding.volume.name, &waited.to_string()) {
                 return refusal;
             }
+            if let (State::Attaching, Some(refusal)) = (&source.state, &source.refused) {
+                return of_volume(live, refusal);
+            }
             if live.observed != Observed::Proper {
                 return Refusal {
                     kind: Kind::TryAgain,

@@ -255,6 +255,11 @@ impl Reconciler {
             Done::MountsFound(found) => self.note_mounts_found(found),
             Done::Compared(path, task, binding, seen) => self.note_compared(&path, task, *binding, seen),
             Done::Obstacle(obstacle) => self.note_obstacle(obstacle),
+            Done::Swept(is_unfinished) => {
+                if is_unfinished {
+                    self.sweep_later();
+                }
+            }
             Done::Nothing => {}
             Done::Removed(removal) => self.note_removed(&removal),
             Done::Table(event) => self.note_table(event),

@@ -78,7 +78,7 @@ impl Reconciler {
                         Some("it is being asked whether it answers, and has not answered yet".into())
                     }
                     State::Attached(_) => source.recent_loss(),
-                    _ => None,
+                    _ => tried_before(source),
                 },
             }
         };
@@ -355,8 +355,17 @@ fn source_step(source: &Source) -> Step {
             step
         }
         State::Detached => step(&name, StepState::Waiting, "not attached".into()),
-        State::Attaching | State::Detaching => step(&name, StepState::Waiting, source_state(source).to_owned()),
+        State::Attaching | State::Detaching => {
+            let last = tried_before(source).map(|last| format!("; {last}")).unwrap_or_default();
+            step(&name, StepState::Waiting, format!("{}{last}", source_state(source)))
+        }
     }
+}
+
+/// Why it could not be attached the last time, while that is tried again.
+fn tried_before(source: &Source) -> Option<String> {
+    let refusal = source.refused.as_ref().filter(|_| matches!(source.state, State::Attaching))?;
+    Some(format!("the last time ({} so far): {}", source.failures, sentence(refusal)))
 }
 
 /// Whether a program of its own serves it, or is to: that one has a log.

@@ -94,6 +94,8 @@ pub struct Source {
     pub retry: Option<Instant>,
     /// How often it failed in a row.
     pub failures: u32,
+    /// Why, the last time: for who has waited for it while the next try is under way.
+    pub refused: Option<Refusal>,
     /// Whether the last failure may pass by itself, so that hooks wait for it.
     pub is_worth_waiting: bool,
     /// Whether it is kept without any binding.
@@ -136,6 +138,7 @@ impl Source {
             since: Instant::now(),
             retry: None,
             failures: 0,
+            refused: None,
             is_worth_waiting: true,
             is_recalled: false,
             watched: None,
@@ -189,6 +192,7 @@ impl Source {
         let at = Instant::now() + wait;
         self.retry = Some(at);
         self.is_worth_waiting = is_temporary;
+        self.refused = Some(refusal.clone());
         self.set(State::Failed(refusal, log));
         at
     }

@@ -140,6 +140,7 @@ impl Reconciler {
                 tracing::info!(source = %key, backend = source.name(), root = %attached.root.display(), found = attached.found, "attached");
                 let pid = attached.pid;
                 source.failures = 0;
+                source.refused = None;
                 source.set(State::Attached(attached));
                 source.note_answer();
                 if let Some(pid) = pid.filter(|pid| source.watched != Some(*pid)) {

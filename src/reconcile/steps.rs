@@ -408,10 +408,7 @@ impl Reconciler {
         let is_done = |alloc: &&AllocId| self.entries.get(*alloc).is_some_and(|entry| is_done(entry));
         let known =
             self.entries.keys().chain(&self.nomad.allocations).filter(|alloc| !is_done(alloc)).cloned().collect();
-        self.submit(Desk::Host, move || {
-            execute::sweep_forgotten(&host, &known);
-            Done::Nothing
-        });
+        self.submit(Desk::Host, move || Done::Swept(execute::sweep_forgotten(&host, &known)));
     }
 
     /// An allocation's own socket is there while a task of it may ask.

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::scene::signal;
+use crate::scene::{PATIENCE, end_guards, signal};
 
 pub const ALLOC: &str = "11111111-2222-3333-4444-555555555555";
-pub const LONG: Duration = Duration::from_secs(30);
 
 /// An agent without a Nomad, which refuses a hook after a second.
 pub struct Agent {
@@ -62,7 +61,7 @@ impl Agent {
 
     /// Waits until it answers.
     pub fn wait(&self) {
-        let until = Instant::now() + LONG;
+        let until = Instant::now() + PATIENCE;
         let status = || self.saddlebag().args(["status", "--socket"]).arg(self.socket()).output().unwrap().status;
         while !status().success() {
             assert!(Instant::now() < until, "the agent does not answer");
@@ -95,7 +94,8 @@ impl Drop for Agent {
     fn drop(&mut self) {
         signal(self.process.id(), Signal::SIGTERM);
         let _ = self.process.wait();
-        let run_dir = self.directory.path().join("run");
-        let _ = self.saddlebag().args(["guard", "--stop", "--run-dir"]).arg(run_dir).output();
+        // It may have been about to start its guard, or the keeper to start the next one.
+        let place = self.directory.path();
+        end_guards(&place.join("run"), Some(&place.join("agent.hcl")));
     }
 }

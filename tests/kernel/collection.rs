@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use saddlebag::guard::NomadExe;
-use saddlebag::guard::question::Answer;
+use saddlebag::guard::question::{ANSWER_WITHIN, Answer};
 use saddlebag::sys::identity;
 use saddlebag::sys::process::ExeIdentity;
 
 use crate::purge;
-use crate::scene::{Scene, in_private_namespace};
+use crate::scene::{Scene, in_private_namespace, is_ever_faster};
 
 const DENIED: i32 = Errno::PERM.raw_os_error();
 
@@ -33,9 +33,8 @@ fn a_collection_without_an_agent_leaves_the_volume_whole() {
         let scene = Scene::new();
         scene.start_guard();
         let binding = scene.bind(&scene.volume, "a1", Some("disk"));
-        let began = Instant::now();
-        assert_eq!(scene.collect(&binding), DENIED);
-        assert!(began.elapsed() < Duration::from_secs(1), "nobody to ask, nothing to wait for");
+        let is_at_once = is_ever_faster(Duration::from_secs(1), || assert_eq!(scene.collect(&binding), DENIED));
+        assert!(is_at_once, "nobody to ask, nothing to wait for");
         scene.assert_whole();
         assert!(binding.point.join("one").exists(), "still bound");
     });
@@ -82,11 +81,13 @@ fn an_agent_that_hangs_does_not_open_the_volume() {
         scene.start_guard();
         let binding = scene.bind(&scene.volume, "a1", Some("disk"));
         // Listens and never accepts, as a stopped process does.
-        let _listener = UnixListener::bind(scene.run_dir.join("questions.sock")).unwrap();
+        let listener = UnixListener::bind(scene.run_dir.join("questions.sock")).unwrap();
         let began = Instant::now();
         assert_eq!(scene.collect(&binding), DENIED);
-        assert!(began.elapsed() >= Duration::from_secs(2) && began.elapsed() < Duration::from_secs(4));
+        assert!(began.elapsed() >= ANSWER_WITHIN && began.elapsed() < Duration::from_secs(30));
         scene.assert_whole();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), 1, "it is waited for once");
     });
 }
 
@@ -98,15 +99,22 @@ fn many_bindings_of_one_source_are_collected_at_once_and_others_are_not_held_up(
         let bindings: Vec<_> =
             (0..40).map(|number| scene.bind(&scene.volume, &format!("a{number}"), Some("disk"))).collect();
         let _listener = UnixListener::bind(scene.run_dir.join("questions.sock")).unwrap();
-        let began = Instant::now();
-        let collections: Vec<_> =
-            bindings.iter().map(|binding| purge::start(&scene.nomad, "remove-all", &binding.allocation)).collect();
-        std::thread::sleep(Duration::from_millis(300));
-        let asked = Instant::now();
-        assert_eq!(purge::run(&scene.other, "open-directory", &bindings[0].point), 0);
-        assert!(asked.elapsed() < Duration::from_secs(1), "an open of somebody else waited behind questions");
-        assert!(collections.into_iter().all(|collection| purge::errno_of(collection) == DENIED));
-        assert!(began.elapsed() < Duration::from_secs(10), "questions wait one after another");
+        // On a machine that stands still for a while the questions may be over before anybody else has come to open.
+        let is_one_ahead = (0..3).any(|_| {
+            let began = Instant::now();
+            let mut collections: Vec<_> =
+                bindings.iter().map(|binding| purge::start(&scene.nomad, "remove-all", &binding.allocation)).collect();
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(purge::run(&scene.other, "open-directory", &bindings[0].point), 0);
+            // Whoever had waited for the questions would be back when they are all over, or about to be.
+            std::thread::sleep(Duration::from_millis(500));
+            let is_ahead = collections.iter_mut().any(|collection| collection.try_wait().unwrap().is_none());
+            assert!(collections.into_iter().all(|collection| purge::errno_of(collection) == DENIED));
+            // One after another the 40 of them would take 80 s.
+            assert!(began.elapsed() < Duration::from_secs(40), "questions wait one after another");
+            is_ahead
+        });
+        assert!(is_one_ahead, "an open of somebody else waited behind questions");
         scene.assert_whole();
     });
 }
@@ -158,7 +166,7 @@ fn marking_twice_is_harmless_and_a_released_group_asks_nobody() {
         scene.start_guard();
         let binding = scene.bind(&scene.volume, "a1", Some("disk"));
         let attached = saddlebag::sys::resolve::open_root(&binding.point).unwrap();
-        scene.client.mark("disk", attached.as_fd(), crate::scene::SOON).unwrap();
+        scene.client.mark("disk", attached.as_fd(), crate::scene::PATIENCE).unwrap();
         assert_eq!(scene.hello().groups, ["disk"]);
         assert_eq!(purge::run(&scene.nomad, "open-directory", &binding.point), DENIED);
         scene.client.release("disk").unwrap();

@@ -16,7 +16,7 @@ use saddlebag::reconcile::execute::inside::{Cache, Found, InsideError, Place, Sw
 use saddlebag::sys::mount::{self, Flags};
 use saddlebag::sys::{process, resolve, table};
 
-use crate::scene::{signal, wait_until};
+use crate::scene::{signal, stop, wait_until};
 
 pub const ALLOC: &str = "0b4e1d6e-0000-4000-8000-00000000000a";
 
@@ -76,6 +76,11 @@ impl Source {
 
     pub fn signal(&self, which: Signal) {
         signal(self.program.as_ref().unwrap().id(), which);
+    }
+
+    /// Has its program hang.
+    pub fn stop(&self) {
+        stop(self.program.as_ref().unwrap().id());
     }
 
     fn kill(&mut self) {

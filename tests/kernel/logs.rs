@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::agent::{ALLOC, Agent, LONG};
-use crate::scene::in_private_namespace;
+use crate::agent::{ALLOC, Agent};
+use crate::scene::{PATIENCE, in_private_namespace};
 
 #[test]
 fn each_line_of_the_json_log_is_an_object_with_its_fields() {
@@ -43,7 +43,7 @@ fn the_journal_gets_each_message_with_its_fields() {
         nix::mount::mount(None::<&str>, "/run", Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
         std::fs::create_dir_all("/run/systemd/journal").unwrap();
         let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
-        journal.set_read_timeout(Some(LONG)).unwrap();
+        journal.set_read_timeout(Some(PATIENCE)).unwrap();
         // The stream that systemd gives a service as its standard error.
         let (stream, _kept) = UnixStream::pair().unwrap();
         let stream = OwnedFd::from(stream);

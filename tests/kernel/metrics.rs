@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{Agent, LONG};
-use crate::scene::{in_private_namespace, signal};
+use crate::agent::Agent;
+use crate::scene::{PATIENCE, in_private_namespace, signal, stop, wait_until};
 
 fn ask(mut stream: impl Read + Write, path: &str, headers: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
@@ -21,7 +21,7 @@ fn ask(mut stream: impl Read + Write, path: &str, headers: &str) -> String {
 
 /// Waits until something listens there.
 fn connect(address: SocketAddr) -> TcpStream {
-    let until = Instant::now() + LONG;
+    let until = Instant::now() + PATIENCE;
     loop {
         match TcpStream::connect(address) {
             Ok(stream) => return stream,
@@ -69,15 +69,12 @@ fn a_guard_that_hangs_holds_up_no_scrape_and_is_told_as_down() {
         let agent = Agent::start(&[], None, Stdio::null());
         agent.wait();
         let scrape = || ask(UnixStream::connect(agent.socket()).unwrap(), "/metrics", "");
-        let until = Instant::now() + LONG;
-        let guard = loop {
-            if let Some(pid) = agent.guard_pid() {
-                break pid;
-            }
-            assert!(Instant::now() < until, "no guard");
-        };
-        assert!(scrape().contains("\nsaddlebag_guard_up 1\n"));
-        signal(guard, Signal::SIGSTOP);
+        let is_up = || scrape().contains("\nsaddlebag_guard_up 1\n");
+        wait_until("a guard", || agent.guard_pid().is_some());
+        let guard = agent.guard_pid().unwrap();
+        // One that is busy does not always answer a scrape in time.
+        wait_until("a guard that is up", is_up);
+        stop(guard);
         // Connections to it fill its queue, and none of these is answered.
         let down: Vec<String> = (0..4).map(|_| scrape()).collect();
         signal(guard, Signal::SIGCONT);
@@ -85,8 +82,6 @@ fn a_guard_that_hangs_holds_up_no_scrape_and_is_told_as_down() {
             assert!(told.contains("\nsaddlebag_guard_up 0\n"), "{told}");
             assert!(told.contains("\nsaddlebag_start_time_seconds "), "{told}");
         }
-        while !scrape().contains("\nsaddlebag_guard_up 1\n") {
-            assert!(Instant::now() < until, "it is up again");
-        }
+        wait_until("a guard that is up again", is_up);
     });
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use saddlebag::sys::mount::{self, Flags, MountError};
 use saddlebag::sys::{identity, process, resolve, table};
 
-use crate::scene::{enter_private_namespace, in_private_namespace};
+use crate::scene::{enter_private_namespace, in_private_namespace, wait_until};
 
 struct Place {
     directory: tempfile::TempDir,
@@ -33,6 +33,18 @@ fn bound(name: &str, flags: Flags) -> Place {
 impl Place {
     fn point(&self, name: &str) -> PathBuf {
         self.directory.path().join("parent").join(name)
+    }
+
+    /// Unmounts what nobody uses. A program that another test is just starting has copies of all descriptors for a
+    /// moment, also of those of the mount.
+    fn unmount(&self, name: &str) {
+        wait_until("a mount that nobody uses", || match mount::unmount(self.parent.as_fd(), OsStr::new(name)) {
+            Err(MountError::Busy) => false,
+            unmounted => {
+                unmounted.unwrap();
+                true
+            }
+        });
     }
 }
 
@@ -59,7 +71,7 @@ fn a_used_mount_is_busy_and_can_only_be_detached() {
 fn an_unused_mount_is_unmounted() {
     in_private_namespace(|| {
         let place = bound("data", Flags::default());
-        mount::unmount(place.parent.as_fd(), OsStr::new("data")).unwrap();
+        place.unmount("data");
         assert!(!place.point("data").join("inner").exists());
     });
 }
@@ -95,7 +107,7 @@ fn flags_and_table_and_identity_agree() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert!(table::read_of(pid).unwrap().iter().all(|entry| entry.mount_point != place.point(name)));
         drop((opened, below));
-        mount::unmount(place.parent.as_fd(), OsStr::new(name)).unwrap();
+        place.unmount(name);
     });
 }
 

@@ -3,14 +3,14 @@
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
-use crate::scene::{Scene, in_private_namespace, signal, wait_until};
+use crate::scene::{Scene, in_private_namespace, signal, stop, wait_until};
 
 #[test]
 fn a_guard_whose_place_is_taken_for_a_moment_has_it_again() {
     in_private_namespace(|| {
         let scene = Scene::new();
         let guard = scene.start_guard();
-        signal(guard.pid, Signal::SIGSTOP);
+        stop(guard.pid);
         for entry in std::fs::read_dir(&scene.run_dir).unwrap() {
             let _ = std::fs::remove_file(entry.unwrap().path());
         }

@@ -2,6 +2,7 @@
 //! the system calls that Go's `os.RemoveAll` makes, in its order.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,17 +11,26 @@ use std::process::{Child, Command};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::scene::wait_until;
+
 const VARIABLE: &str = "SADDLEBAG_TEST_DO";
 
 /// Starts `program`, a copy of this one, to do `what` (`remove-all`, `open-file` or `open-directory`) to `path`.
 /// Its exit code is the errno, 0 for success.
 pub fn start(program: &Path, what: &str, path: &Path) -> Child {
-    Command::new(program)
-        .args(["purge::the_other_process", "--exact", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, format!("{what}:{}", path.display()))
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap()
+    let mut command = Command::new(program);
+    command.args(["purge::the_other_process", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(VARIABLE, format!("{what}:{}", path.display())).stdout(std::process::Stdio::null());
+    let mut child = None;
+    wait_until("a program that nobody writes to", || {
+        child = match command.spawn() {
+            // A program that another test was starting while the copy was written has it open until it is executed.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+            started => Some(started.unwrap()),
+        };
+        child.is_some()
+    });
+    child.unwrap()
 }
 
 /// As [`start`], and waits for the errno.

@@ -18,7 +18,8 @@ use saddlebag::sys::{inode, mount, process, resolve};
 
 use crate::purge;
 
-pub const SOON: Duration = Duration::from_secs(5);
+/// How long something may take that needs a busy machine's attention, or its disk's.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test on a thread in a private mount namespace.
 pub fn in_private_namespace(test: impl FnOnce() + Send + 'static) {
@@ -39,15 +40,88 @@ pub fn enter_private_namespace() {
 }
 
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + SOON;
+    let until = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < until, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
+/// Whether something that can be done again and again takes less than `limit` at least once: what waits for somebody
+/// does so each time, and a busy machine does not.
+pub fn is_ever_faster(limit: Duration, mut what: impl FnMut()) -> bool {
+    (0..5).any(|_| {
+        let began = Instant::now();
+        what();
+        began.elapsed() < limit
+    })
+}
+
 pub fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+/// Stops a process, and waits until none of its threads runs any more: until its first one has heard of the signal, the
+/// others go on.
+pub fn stop(pid: u32) {
+    signal(pid, Signal::SIGSTOP);
+    let stands_still = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // One that has ended meanwhile has none.
+        stat.is_empty() || stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    };
+    wait_until("a process that stands still", || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().all(stands_still)
+    });
+}
+
+/// A process's command line; empty where it has ended, and for a moment while it is being executed.
+fn command_line(pid: i32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+fn has_word(command: &[u8], word: &[u8]) -> bool {
+    command.split(|byte| *byte == 0).any(|found| found == word)
+}
+
+/// Ends the guard of a run directory and its keeper, and whoever is about to become one: `starter` is a path among the
+/// arguments of a process that starts guards, and has ended.
+///
+/// Saying it once is not enough. A guard that was just started hears nobody before its record is on the disk. One that
+/// was killed is followed by the keeper's. Of several that were started at once, one that comes late takes the place of
+/// the one that was ended. And a guard may see its keeper end, and start another, in the moment before it ends itself:
+/// that keeper starts a guard. Any of these would live for ever.
+pub fn end_guards(run_dir: &Path, starter: Option<&Path>) {
+    let client = GuardClient::of_run_dir(run_dir);
+    let log = run_dir.canonicalize().unwrap_or_else(|_| run_dir.to_owned()).join("guard.log");
+    let is_one = |pid: &i32| {
+        let command = command_line(*pid);
+        if command.is_empty() {
+            // It may be one that is being executed: its output goes to the log already.
+            return std::fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|output| output == log);
+        }
+        let words = [Some(run_dir), starter];
+        words.iter().flatten().any(|word| has_word(&command, word.as_os_str().as_encoded_bytes()))
+    };
+    let began = Instant::now();
+    // A process that starts another and ends while they are gone through is not seen, and nor is the other.
+    let mut looks_in_vain = 0;
+    while looks_in_vain < 3 && began.elapsed() < PATIENCE {
+        let mut pids = process::find_processes().unwrap();
+        pids.retain(is_one);
+        looks_in_vain = if pids.is_empty() { looks_in_vain + 1 } else { 0 };
+        for pid in &pids {
+            // A test that failed may have left it stopped.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGCONT);
+            if began.elapsed() > PATIENCE / 2 {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
+        if !pids.is_empty() {
+            let _ = client.stop();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A binding of one allocation.
@@ -89,12 +163,16 @@ impl Scene {
             std::fs::write(volume.join(file), format!("acknowledged {file}")).unwrap();
         }
         let own = std::env::current_exe().unwrap();
-        let copy = |name: &str| {
-            let copy = path.join(name);
-            std::fs::copy(&own, &copy).unwrap();
-            copy
+        // A hard link where that is possible: a copy is many megabytes, and all that is written here the next guard's
+        // record waits for on its way to the disk.
+        let named = |name: &str| {
+            let named = path.join(name);
+            if std::fs::hard_link(&own, &named).is_err() {
+                std::fs::copy(&own, &named).unwrap();
+            }
+            named
         };
-        let (nomad, other) = (copy("nomad"), copy("somebody"));
+        let (nomad, other) = (named("nomad"), named("somebody"));
         let client = GuardClient::of_run_dir(&run_dir);
         Self { run_dir, volume, nomad, other, client, bindings: Mutex::default(), mounted: Mutex::default(), directory }
     }
@@ -104,18 +182,26 @@ impl Scene {
     }
 
     pub fn start_guard(&self) -> Hello {
-        ensure_running(&self.run_dir, Path::new(env!("CARGO_BIN_EXE_saddlebag")), &[]).unwrap()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match ensure_running(&self.run_dir, Path::new(env!("CARGO_BIN_EXE_saddlebag")), &[]) {
+                Ok(hello) => return hello,
+                // As an agent does: a guard answers once its record is on the disk, which takes as long as it takes.
+                Err(error) if error.is_worth_another_try() && Instant::now() < until => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     pub fn hello(&self) -> Hello {
-        self.client.hello(SOON).unwrap()
+        self.client.hello(PATIENCE).unwrap()
     }
 
     /// Waits for a guard other than `dead`.
     pub fn next_guard(&self, dead: &Hello) -> Hello {
         let mut next = None;
         wait_until("another guard", || {
-            next = self.client.hello(SOON).ok().filter(|hello| hello.pid != dead.pid);
+            next = self.client.hello(PATIENCE).ok().filter(|hello| hello.pid != dead.pid);
             next.is_some()
         });
         next.unwrap()
@@ -135,7 +221,7 @@ impl Scene {
         let detached = mount::clone_detached(source.as_fd()).unwrap();
         mount::set_flags(detached.as_fd(), mount::Flags { nosuid: true, nodev: true, ..Default::default() }).unwrap();
         if let Some(group) = group {
-            self.client.mark(group, detached.as_fd(), SOON).unwrap();
+            self.client.mark(group, detached.as_fd(), PATIENCE).unwrap();
         }
         mount::place(detached.as_fd(), made.directory.as_fd()).unwrap();
         let point = allocations.join(&relative);
@@ -174,19 +260,12 @@ impl Scene {
 
     /// The keeper of this scene's guard.
     pub fn keeper(&self) -> Option<u32> {
-        self.processes(Some("--keeper")).first().copied()
-    }
-
-    /// The processes of this scene's guard that have `word` among their arguments.
-    fn processes(&self, word: Option<&str>) -> Vec<u32> {
         let is_ours = |pid: &i32| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-            words.contains(&self.run_dir.as_os_str().as_encoded_bytes())
-                && word.is_none_or(|word| words.contains(&word.as_bytes()))
+            let command = command_line(*pid);
+            has_word(&command, self.run_dir.as_os_str().as_encoded_bytes()) && has_word(&command, b"--keeper")
         };
-        let pids = process::find_processes().unwrap().into_iter().filter(is_ours);
-        pids.map(|pid| u32::try_from(pid).unwrap()).collect()
+        let keeper = process::find_processes().unwrap().into_iter().find(is_ours);
+        keeper.map(|pid| u32::try_from(pid).unwrap())
     }
 
     /// An agent that answers each question with what `decide` says, in a thread of its own. Returns the questions.
@@ -221,12 +300,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // A guard that is just being started or replaced does not hear the first time.
-        let until = Instant::now() + SOON;
-        while !self.processes(None).is_empty() && Instant::now() < until {
-            let _ = self.client.stop();
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        end_guards(&self.run_dir, None);
         for binding in self.bindings.lock().unwrap().iter() {
             let _ = mount::detach(binding.parent.as_fd(), binding.point.file_name().unwrap());
             let _ = inode::set_immutable(binding.beneath.as_fd(), false);

@@ -9,7 +9,7 @@ use saddlebag::sys::namespace::{Namespace, NamespaceError};
 use saddlebag::sys::table_watch::{TableEvent, TableWatch};
 
 use crate::containers::{Container, Task};
-use crate::scene::{in_private_namespace, wait_until};
+use crate::scene::{PATIENCE, in_private_namespace, wait_until};
 
 fn start() -> (TableWatch, Receiver<TableEvent>) {
     let (sender, told) = channel();
@@ -17,7 +17,7 @@ fn start() -> (TableWatch, Receiver<TableEvent>) {
 }
 
 fn next(told: &Receiver<TableEvent>) -> TableEvent {
-    told.recv_timeout(Duration::from_secs(10)).unwrap()
+    told.recv_timeout(PATIENCE).unwrap()
 }
 
 fn drain(told: &Receiver<TableEvent>) -> Vec<TableEvent> {
@@ -33,8 +33,9 @@ fn mount_and_unmount(point: &Path) {
     nix::mount::umount(point).unwrap();
 }
 
-/// This process's descriptors of these processes' tables, and of the processes themselves.
-fn held(pids: &[i32]) -> Vec<i32> {
+/// This process's descriptors of these processes' tables, and of the processes themselves, each with its inode. Those
+/// by which another test goes through all processes' tables are among them for a moment.
+fn held(pids: &[i32]) -> Vec<(i32, Option<String>)> {
     let numbers = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let numbers = numbers.filter_map(|descriptor| descriptor.file_name().to_str()?.parse().ok());
     let is_of_them = |number: &i32| {
@@ -46,10 +47,16 @@ fn held(pids: &[i32]) -> Vec<i32> {
         };
         pids.iter().any(|pid| is_table(pid) || is_process(pid))
     };
-    numbers.filter(is_of_them).collect()
+    numbers.filter(is_of_them).map(|number| (number, inode_of(number))).collect()
 }
 
-/// Whether a descriptor is of a table or process that has ended. Another test may have its number by now.
+/// By proc_pid_fdinfo(5). Another test may have the same number a moment later, of another inode.
+fn inode_of(number: i32) -> Option<String> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+    info.lines().find_map(|line| Some(line.strip_prefix("ino:")?.trim().to_owned()))
+}
+
+/// Whether a descriptor is of a table or process that has ended.
 fn is_of_the_dead(number: i32) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
@@ -145,15 +152,18 @@ fn a_container_that_ends_is_told_and_let_go_at_once() {
         let last = namespaces.pop().unwrap();
         drop(namespaces);
         let pids: Vec<i32> = containers.iter().map(Container::pid).collect();
-        let before = held(&pids);
-        // A table and a process for each, and the process of the one that is held here.
-        assert_eq!(before.len(), 7);
+        let mut before = vec![];
+        wait_until("a table and a process for each, and the process of the one that is held here", || {
+            before = held(&pids);
+            before.len() == 7
+        });
         for (container, id) in containers.iter_mut().zip(&ids) {
             container.end();
             let ended = std::iter::from_fn(|| Some(next(&told))).find(|event| matches!(event, TableEvent::Ended(_)));
             assert_eq!(ended, Some(TableEvent::Ended(*id)));
         }
-        let left: Vec<&i32> = before.iter().filter(|number| is_of_the_dead(**number)).collect();
+        let is_left = |(number, inode): &&(i32, Option<String>)| is_of_the_dead(*number) && inode_of(*number) == *inode;
+        let left: Vec<_> = before.iter().filter(is_left).collect();
         assert_eq!(left.len(), 1, "more than the one that is held here: {left:?}");
         assert!(!watch.watch(&last).unwrap());
         assert!(matches!(last.read_table(), Err(NamespaceError::Ended)));
@@ -171,7 +181,7 @@ fn a_dropped_watch_leaves_neither_thread_nor_descriptor() {
         let (watch, told) = start();
         watch.watch(&namespace(&container)).unwrap();
         drop(watch);
-        let ended = std::iter::from_fn(|| Some(told.recv_timeout(Duration::from_secs(10))));
+        let ended = std::iter::from_fn(|| Some(told.recv_timeout(PATIENCE)));
         assert_eq!(ended.filter_map(Result::err).next(), Some(RecvTimeoutError::Disconnected));
     });
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::agent::{Agent, LONG};
-use crate::scene::{in_private_namespace, signal};
+use crate::agent::Agent;
+use crate::scene::{PATIENCE, in_private_namespace, signal};
 
 /// A watch that runs, and the lines that it writes.
 struct Watch {
@@ -35,6 +35,13 @@ impl Watch {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn read(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
@@ -51,7 +58,7 @@ fn read(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
 fn wait_until(lines: &Receiver<String>, what: &str, is_meant: impl Fn(&str) -> bool) {
     let mut seen = Vec::new();
     loop {
-        match lines.recv_timeout(LONG) {
+        match lines.recv_timeout(PATIENCE) {
             Ok(line) if is_meant(&line) => return,
             Ok(line) => seen.push(line),
             Err(error) => panic!("no {what:?}: {error}: {seen:#?}"),
@@ -107,7 +114,7 @@ fn a_watch_in_json_is_a_document_for_each_change_and_none_without_one() {
         let agent = Agent::start(&[], None, Stdio::null());
         agent.wait();
         let watch = Watch::start(&agent, &["--json"]);
-        let next = || -> Value { serde_json::from_str(&watch.stdout.recv_timeout(LONG).unwrap()).unwrap() };
+        let next = || -> Value { serde_json::from_str(&watch.stdout.recv_timeout(PATIENCE).unwrap()).unwrap() };
         let mut last = next();
         while last["guard"]["running"] != true || last["nomad"]["reason"].is_null() {
             last = next();
@@ -147,7 +154,8 @@ fn a_held_back_answer_comes_with_its_index_and_the_next_change() {
         loop {
             let (head, status) = answer(ask(&format!("?index={index}&wait=1s")));
             assert!(head.contains(&format!("x-saddlebag-index: {}", status["index"])), "{head}");
-            if status["index"] == index && status["guard"]["running"] == true {
+            let is_all_known = status["guard"]["running"] == true && !status["nomad"]["reason"].is_null();
+            if status["index"] == index && is_all_known {
                 break;
             }
             index = status["index"].as_u64().unwrap();

@@ -1,6 +1,6 @@
 //! Every file of `examples/jobs` runs as it stands, and what its tasks write is there again whatever becomes of the job.
 
-use crate::support::{World, require, tool};
+use crate::support::{PATIENCE, World, require, tool};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,8 +100,10 @@ fn every_example_keeps_its_files_on_seaweedfs() -> anyhow::Result<()> {
     );
     // weed mounts no directory that is not there.
     let directory = format!("http://{filer}/examples/");
-    let made =
-        Command::new("curl").args(["-sf", "-o", "/dev/null", "--noproxy", "*", "-X", "POST", &directory]).status()?;
+    let made = Command::new("curl")
+        .args(["-sf", "-o", "/dev/null", "--noproxy", "*", "--retry", "30", "--retry-connrefused"])
+        .args(["--retry-delay", "1", "-X", "POST", &directory])
+        .status()?;
     anyhow::ensure!(made.success(), "the filer makes no directory");
     Story::new(world, &backend, Storage::Filer(format!("http://{filer}/examples")))?.tell()
 }
@@ -162,8 +164,10 @@ impl Story {
         for example in EXAMPLES.iter().filter(|example| example.kind != Kind::Service) {
             if matches!(example.kind, Kind::Batch | Kind::System) {
                 // Nomad does not run a batch job again that has ended well and is the same, nor replaces the stopped
-                // allocation of a system job.
+                // allocation of a system job. Where the next registration comes before the stop was acted on, it keeps
+                // the allocation that runs.
                 self.world.stop(example.name)?;
+                self.world.wait_dead(example.name)?;
             }
             self.start(example)?;
         }
@@ -285,7 +289,7 @@ impl Story {
             let mut wanted = lines.clone();
             wanted.sort();
             let mut found = Vec::new();
-            let written = self.world.wait_until(&format!("{volume} after {after}"), Duration::from_secs(20), || {
+            let written = self.world.wait_until(&format!("{volume} after {after}"), PATIENCE, || {
                 found = self.storage.read(volume)?;
                 Ok((found == wanted).then_some(()))
             });
@@ -296,7 +300,15 @@ impl Story {
 
     /// What runs is mounted, by the agent's own word, for each task that uses storage.
     fn check_status(&self) -> anyhow::Result<()> {
-        let status: Value = serde_json::from_str(&self.world.saddlebag(&["status", "--json"])?)?;
+        let mut status = Value::Null;
+        let mounted = self.world.wait_until("the volumes of all that runs, mounted", PATIENCE, || {
+            status = serde_json::from_str(&self.world.saddlebag(&["status", "--json"])?)?;
+            self.find_mounted(&status)
+        });
+        mounted.with_context(|| format!("{:#}", status["bindings"]))
+    }
+
+    fn find_mounted(&self, status: &Value) -> anyhow::Result<Option<()>> {
         for example in EXAMPLES.iter().filter(|example| example.kind == Kind::Service) {
             for id in self.live(example)? {
                 let of_it =
@@ -309,12 +321,13 @@ impl Story {
                     "the tasks of {} with volumes",
                     example.name
                 );
-                for binding in bindings {
-                    assert_eq!(binding["state"], "mounted", "{binding:#}");
+                // A source may just be asked whether it answers, on a machine that has much to do.
+                if bindings.iter().any(|binding| binding["state"] != "mounted") {
+                    return Ok(None);
                 }
             }
         }
-        Ok(())
+        Ok(Some(()))
     }
 
     fn wait_all_over(&self) -> anyhow::Result<()> {

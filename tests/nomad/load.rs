@@ -133,6 +133,10 @@ impl Load {
         for task in &load.tasks {
             // fio's directory is there before fio is.
             let seen = world.wait_until(&format!("the processes of {}", task.name()), PATIENCE, || {
+                // What it does not call running Nomad has not noted yet, and starts again where it is killed now.
+                if world.allocation(&task.alloc)?["TaskStates"][task.driver]["State"] != "running" {
+                    return Ok(None);
+                }
                 let seen = task.look(world)?;
                 Ok((seen.processes.len() == 2).then_some(seen))
             })?;
@@ -316,7 +320,12 @@ pub fn status(world: &World) -> anyhow::Result<serde_json::Value> {
 pub fn pages(world: &World) -> anyhow::Result<BTreeMap<PathBuf, String>> {
     let listed = std::fs::read_dir(world.state_dir().join("ledger"))?;
     let paths = listed.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
-    paths.map(|path| Ok((path.clone(), std::fs::read_to_string(&path)?))).collect()
+    let read = paths.map(|path| match std::fs::read_to_string(&path) {
+        // It went after it was listed.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        page => Ok(Some((path, page?))),
+    });
+    read.filter_map(Result::transpose).collect()
 }
 
 /// Waits until every binding of the load is on a page as made, and returns the pages.

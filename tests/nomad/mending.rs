@@ -221,6 +221,14 @@ fn a_mount_whose_record_died_with_its_agent_is_mended_when_it_dies() -> anyhow::
     run(&world, "reattach", &["exec"])?;
     wait_more(&world, &["exec-1"])?;
     wait_whole(&world, 1)?;
+    // Nobody who waits for a mount waits for the page that says that it is made.
+    world.wait_until("a page that names the mount", PATIENCE, || {
+        let pages = std::fs::read_dir(world.state_dir().join("ledger"))?.flatten().map(|page| page.path());
+        let mut pages = pages.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let Some(page) = pages.next().and_then(|path| std::fs::read(path).ok()) else { return Ok(None) };
+        let page: Value = serde_json::from_slice(&page)?;
+        Ok(page["bindings"][0]["stage"]["mounted"].is_object().then_some(()))
+    })?;
     // As it is when an agent has mounted anew and is killed before the page says so: that names the mount before.
     world.kill_agent()?;
     for page in std::fs::read_dir(world.state_dir().join("ledger"))? {
@@ -481,7 +489,8 @@ fn what_was_mounted_in_a_bindings_place_is_forgotten_once_it_has_gone() -> anyho
         let reason = bindings[0]["reason"].as_str().unwrap_or_default();
         Ok((bindings[0]["state"] == "failed" && reason.contains("something else is mounted")).then_some(()))
     })?;
-    run_as_root("umount", &[&mounted])?;
+    // The agent may be looking at it.
+    world.wait_until("an unmount", PATIENCE, || Ok(run_as_root("umount", &[&mounted]).ok()))?;
     wait_whole(&world, 1)?;
     wait_more(&world, &["exec-1"])?;
     end(&world)

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -141,7 +140,7 @@ fn a_wrong_call_takes_nothing_from_a_task_that_waits_to_be_restarted() -> anyhow
     world.wait_until("a task between two starts", PATIENCE, || Ok(between(&world)?.then_some(())))?;
     let socket = world.alloc_dir(&alloc).join("alloc/saddlebag.sock");
     let said = Command::new("curl")
-        .args(["-s", "--max-time", "20", "--unix-socket"])
+        .args(["-sS", "--max-time", "60", "--unix-socket"])
         .arg(&socket)
         .args(["-d", "{\"task\": \"typo\"}", "http://saddlebag/v1/mount"])
         .output()?;
@@ -175,7 +174,7 @@ fn a_volume_whose_directory_is_missing_is_not_made_anew_under_a_task() -> anyhow
     assert!(mounts_below(&world.alloc_dir(&alloc))?.contains(&place), "the mount of the running task stays");
 
     std::fs::rename(world.directory().join("aside"), volumes.join("strange"))?;
-    world.wait_until("the volume found again", Duration::from_secs(40), || {
+    world.wait_until("the volume found again", PATIENCE, || {
         let status: serde_json::Value = serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?;
         Ok((status["bindings"][0]["state"] == "mounted").then_some(()))
     })?;
@@ -221,7 +220,7 @@ fn a_volume_whose_directory_is_replaced_stays_the_former_one_under_its_task() ->
 
     std::fs::remove_dir(&volume)?;
     std::fs::rename(&aside, &volume)?;
-    world.wait_until("the volume found again", Duration::from_secs(40), || {
+    world.wait_until("the volume found again", PATIENCE, || {
         Ok((status()?["bindings"][0]["state"] == "mounted").then_some(()))
     })?;
     assert_eq!(mounts()?, before, "and it was the same all the time");

@@ -182,7 +182,8 @@ fn an_agent_without_any_configuration_creates_a_volume_at_its_first_use() -> any
     // Stopped first: the guard and its keeper start each other again.
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for pid in &guards {
-            kill(*pid, signal)?;
+            // One that was only about to find another one there has gone by itself.
+            let _ = kill(*pid, signal);
         }
     }
     for place in DEFAULTS {

@@ -1,11 +1,10 @@
 //! What a job says of its storage is what its tasks get: every key, every form, every level of meta.
 
-use crate::support::{World, require, tool};
+use crate::support::{PATIENCE, World, require, tool};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 const DOCKER: &str = "docker";
 const EXEC: &str = "exec";
@@ -50,7 +49,8 @@ impl Scene {
         // It is there already where another test of this process has made it.
         let directory = format!("http://{filer}/words/letters/");
         let made = Command::new("curl")
-            .args(["-s", "-o", "/dev/null", "--noproxy", "*", "-X", "POST", &directory])
+            .args(["-s", "-o", "/dev/null", "--noproxy", "*", "--retry", "30", "--retry-connrefused"])
+            .args(["--retry-delay", "1", "-X", "POST", &directory])
             .status()?;
         anyhow::ensure!(made.success(), "the filer does not answer");
         world.start_agent(&format!(
@@ -71,14 +71,14 @@ impl Scene {
     /// Waits for a file in a host volume, and reads it.
     fn read(&self, path: &str) -> anyhow::Result<String> {
         let path = self.volumes.join(path);
-        self.world.wait_until(&path.display().to_string(), Duration::from_secs(20), || {
+        self.world.wait_until(&path.display().to_string(), PATIENCE, || {
             Ok(std::fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')))
         })
     }
 
     fn fetch(&self, path: &str) -> anyhow::Result<String> {
         let url = format!("http://{}/{path}", self.world.lab().filer);
-        self.world.wait_until(&url, Duration::from_secs(20), || {
+        self.world.wait_until(&url, PATIENCE, || {
             let answer = Command::new("curl").args(["-sf", "--noproxy", "*", "--max-time", "10", &url]).output()?;
             Ok(Some(String::from_utf8(answer.stdout)?).filter(|text| text.ends_with('\n')))
         })
@@ -86,10 +86,17 @@ impl Scene {
 
     /// The bindings of an allocation: volume, task, destination, whether read-only.
     fn bindings(&self, alloc: &str) -> anyhow::Result<Vec<(String, String, String, bool)>> {
-        let status: Value = serde_json::from_str(&self.world.saddlebag(&["status", "--json"])?)?;
+        let mut last = Value::Null;
+        let mounted = self.world.wait_until(&format!("mounted volumes of {alloc}"), PATIENCE, || {
+            let status: Value = serde_json::from_str(&self.world.saddlebag(&["status", "--json"])?)?;
+            let all = status["bindings"].as_array().context("bindings")?;
+            last = all.iter().filter(|binding| binding["alloc"] == alloc).cloned().collect();
+            // A source may just be asked whether it answers, on a machine that has much to do.
+            Ok(last.as_array().is_some_and(|all| all.iter().all(|b| b["state"] == "mounted")).then_some(()))
+        });
+        mounted.with_context(|| format!("{last:#}"))?;
         let mut found = Vec::new();
-        for binding in status["bindings"].as_array().context("bindings")?.iter().filter(|b| b["alloc"] == alloc) {
-            anyhow::ensure!(binding["state"] == "mounted", "{binding:#}");
+        for binding in last.as_array().context("bindings")? {
             let text = |key: &str| binding[key].as_str().unwrap_or_default().to_owned();
             found.push((text("volume"), text("task"), text("destination"), binding["read_only"] == true));
         }
@@ -227,7 +234,7 @@ fn urls_destinations_and_read_only_are_as_the_job_says() -> anyhow::Result<()> {
         scene.bindings(&weed)?,
         [binding("far", "main", "local/far", false), binding("weeds", "main", "local/weeds", false)]
     );
-    scene.world.wait_until("a letter", Duration::from_secs(20), || {
+    scene.world.wait_until("a letter", PATIENCE, || {
         Ok((std::fs::read_to_string(scene.shared.join("letters/a")).unwrap_or_default() == "dear\n").then_some(()))
     })?;
     assert_eq!(scene.fetch("words/letters/a")?, "dear\n");
@@ -273,7 +280,7 @@ fn urls_destinations_and_read_only_are_as_the_job_says() -> anyhow::Result<()> {
         let wanted = ["boxed", "jailed", "raw"].map(|task| binding(volume, task, &format!("local/{volume}"), true));
         assert_eq!(scene.bindings(&alloc)?, wanted);
         for task in ["boxed", "raw", "jailed"] {
-            let said = scene.world.wait_until(&format!("{task} of {name}"), Duration::from_secs(20), || {
+            let said = scene.world.wait_until(&format!("{task} of {name}"), PATIENCE, || {
                 Ok(Some(scene.world.alloc_logs(&alloc, task)?).filter(|said| said.contains("tried\n")))
             })?;
             assert!(said.starts_with("from before\n"), "{task} of {name} can read: {said}");

@@ -49,11 +49,18 @@ pub fn sweep(host: &Host, alloc: &AllocId, key: &BindingKey) {
 
 /// The same for every allocation that is not `known`: an agent that was killed in the middle has forgotten where, and
 /// Nomad may have been at the same directory at the same time, and have failed, while its mount was being taken away.
-pub fn sweep_forgotten(host: &Host, known: &BTreeSet<AllocId>) {
-    let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return };
+/// Returns whether it is worth doing again in a while: somebody has just been at one of them.
+#[must_use]
+pub fn sweep_forgotten(host: &Host, known: &BTreeSet<AllocId>) -> bool {
+    let Ok(allocs) = resolve::open_root(&host.alloc_root) else { return false };
+    let mut is_unfinished = false;
     for name in read_directories(&allocs).unwrap_or_default() {
         let Some(alloc) = name.to_str().and_then(|name| AllocId::parse(name).ok()) else { continue };
-        if known.contains(&alloc) || !is_collected(host, &alloc) || !is_at_rest(&allocs, &name) {
+        if known.contains(&alloc) || !is_collected(host, &alloc) {
+            continue;
+        }
+        if !is_at_rest(&allocs, &name) {
+            is_unfinished = true;
             continue;
         }
         let mut left = MOST_ENTRIES;
@@ -61,6 +68,7 @@ pub fn sweep_forgotten(host: &Host, known: &BTreeSet<AllocId>) {
             tracing::info!(%alloc, "removed the empty directories that a collection had left");
         }
     }
+    is_unfinished
 }
 
 fn is_at_rest(allocs: &OwnedFd, name: &OsStr) -> bool {

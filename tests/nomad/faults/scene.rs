@@ -7,6 +7,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long what a storage server has to find its way back to may take: connections that were cut are tried again ever
+/// more slowly.
+const LONG: Duration = PATIENCE.saturating_mul(2);
 
 /// Appends numbered records, each of which is on the storage before the next one is written. A write that fails ends it.
 const WRITES: &str = "trap 'exit 0' TERM INT
@@ -85,7 +90,7 @@ impl Writer {
 
     /// Waits until it has written some records more than `before`.
     pub fn wait_for_more(&self, world: &World, before: usize) -> anyhow::Result<()> {
-        world.wait_until(&format!("records of {}", self.job), PATIENCE, || {
+        world.wait_until(&format!("records of {}", self.job), LONG, || {
             Ok((self.records(world).unwrap_or_default().len() > before + 3).then_some(()))
         })
     }
@@ -165,7 +170,7 @@ pub fn source(world: &World, backend: &str) -> anyhow::Result<Value> {
 /// Waits until `status` says that of a source.
 pub fn wait_source(world: &World, backend: &str, states: &[&str]) -> anyhow::Result<Value> {
     let mut last = Value::Null;
-    let seen = world.wait_until(&format!("source {backend} that is {states:?}"), PATIENCE, || {
+    let seen = world.wait_until(&format!("source {backend} that is {states:?}"), LONG, || {
         last = source(world, backend)?;
         Ok(last["state"].as_str().is_some_and(|state| states.contains(&state)).then(|| last.clone()))
     });
@@ -180,7 +185,7 @@ pub fn bindings(world: &World, alloc: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 pub fn wait_mounted(world: &World, writer: &Writer) -> anyhow::Result<()> {
-    world.wait_until(&format!("{} mounted", writer.job), PATIENCE, || {
+    world.wait_until(&format!("{} mounted", writer.job), LONG, || {
         Ok(bindings(world, &writer.alloc)?.iter().all(|binding| binding["state"] == "mounted").then_some(()))
     })
 }

@@ -19,6 +19,10 @@ fn a_restart_of_nomads_agent_unmounts_nothing_and_a_later_purge_loses_nothing() 
         scene.world.wait_running(&ship.job)?;
     }
     assert_eq!(look(&scene)?, before, "the same mounts and the same processes");
+    // While Nomad was away it was asked ever more slowly; until it is heard nobody knows of a purge, and it is kept out.
+    scene.world.wait_until("an agent that hears Nomad again", SOON, || {
+        Ok((scene.status()?["nomad"]["connected"] == true).then_some(()))
+    })?;
     fleet.end(&scene)
 }
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long what is done "at once" may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(20);
+/// How long what is done "at once" may take on a busy machine. Empty directories of which there is no record are swept ten
+/// seconds after an agent has heard Nomad; what nobody notices by itself is noticed after five minutes.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// So many volumes of SeaweedFS are registered; every test takes its own.
 const WEED_VOLUMES: usize = 200;

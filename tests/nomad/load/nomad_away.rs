@@ -95,7 +95,11 @@ fn wipe(directory: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if !entry.file_type()?.is_dir() {
-            std::fs::remove_file(entry.path())?;
+            match std::fs::remove_file(entry.path()) {
+                // Tasks and the agent live on, and remove what is theirs.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         } else if host_mount(&entry.path())?.is_none() {
             wipe(&entry.path())?;
             // What holds a mount stays.

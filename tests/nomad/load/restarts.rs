@@ -123,7 +123,10 @@ fn strike(world: &World, blow: Blow, configuration: &str) -> anyhow::Result<()> 
         Blow::GuardKilled => all(&[guard])?,
         Blow::KeeperKilled => all(&[keeper])?,
         Blow::GuardAndKeeperKilled => all(&[guard, keeper])?,
-        Blow::GuardToldToEnd => guard.map_or(Ok(()), |guard| kill(guard, Signal::SIGTERM))?,
+        Blow::GuardToldToEnd => {
+            // A guard that has just found that it is not needed is gone by itself.
+            let _ = guard.map(|guard| kill(guard, Signal::SIGTERM));
+        }
         Blow::AgentAndGuardKilled => all(&[Some(agent), guard])?,
         Blow::AgentGuardAndKeeperKilled => all(&[Some(agent), guard, keeper])?,
     }

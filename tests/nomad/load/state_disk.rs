@@ -56,7 +56,9 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// A job that asks is refused in one sentence, and `status` says why.
 fn assert_refused(world: &World, job: &str, why: &str) -> anyhow::Result<()> {
-    world.run_job(&guest(job, &format!("{job}-volume"), "exec"), &[])?;
+    // However long the trouble lasts on a slow machine, its prestart task is started again until it is over.
+    let text = guest(job, &format!("{job}-volume"), "exec").replace("attempts = 20", "attempts = 1000");
+    world.run_job(&text, &[])?;
     let alloc = world.wait_until("a refusal", PATIENCE, || {
         let Some(newest) = world.allocations(job)?.into_iter().next() else { return Ok(None) };
         let id = newest["ID"].as_str().context("an id")?.to_owned();

@@ -146,7 +146,8 @@ fn block(text: &str) -> String {
     format!("storage_volume = <<EOT\n{text}\nEOT")
 }
 
-pub(super) fn cases() -> Vec<Case> {
+/// All of them; planted links lead to the directory `elsewhere`.
+pub(super) fn cases(elsewhere: &str) -> Vec<Case> {
     let local = "write local/letters; docker can show it elsewhere by volumes = [\"local/letters:/data\"]";
     let at = |destination: &str| format!("storage_volume = \"letters\"\nstorage_destination = \"{destination}\"");
     let moved = "write the destination volumes/letters, which Nomad leaves alone; docker shows it by volumes = [\"volumes/letters:/data\"]";
@@ -295,27 +296,27 @@ pub(super) fn cases() -> Vec<Case> {
             "volume letters: local/letters of task main is a symbolic link",
             symlink,
         )
-        .planted("local/letters", "/etc", DOCKER),
+        .planted("local/letters", elsewhere, DOCKER),
         Case::meta(
             "link-way",
             &format!("{}\n{of_main}", at("local/evil/x")),
             "volume letters: local/evil, on the way to local/evil/x of task main, is a symbolic link",
             symlink,
         )
-        .planted("local/evil", "/etc", DOCKER),
+        .planted("local/evil", elsewhere, DOCKER),
         Case::meta(
             "link-raw",
             &format!("{}\n{of_main}", at("local/evil/x")),
             "volume letters: local/evil, on the way to local/evil/x of task main, is a symbolic link",
             symlink,
         )
-        .planted("local/evil", "/etc", RAW),
+        .planted("local/evil", elsewhere, RAW),
         Case::meta(
             "link-raw-last",
             &format!("{letters}\n{of_main}"),
             "volume letters: local/letters of task main is a symbolic link",
             symlink,
         )
-        .planted("local/letters", "/etc", RAW),
+        .planted("local/letters", elsewhere, RAW),
     ]
 }

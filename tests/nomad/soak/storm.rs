@@ -5,13 +5,15 @@ use super::plan::{Does, Fate, Job, Moment, Settings, VOLUMES, Who};
 use super::weather::Weather;
 use super::witness::{NOTED_WITHIN, Witness, now};
 use crate::load;
-use crate::support::{Options, PATIENCE, World, tool};
+use crate::support::{Options, World, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use saddlebag::sys::process;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,6 +37,35 @@ pub struct Storm {
     without_agent: Vec<(SystemTime, Option<SystemTime>)>,
     /// When Nomad was killed, and started again.
     without_nomad: Vec<(SystemTime, Option<SystemTime>)>,
+    shared: SharedLog,
+}
+
+/// What the SeaweedFS that all tests share logs from now on: nobody kills it, and yet it may end by itself.
+struct SharedLog {
+    path: PathBuf,
+    from: u64,
+}
+
+impl SharedLog {
+    /// Its lab is where its Docker daemon has its socket.
+    fn begin(world: &World) -> Self {
+        let socket = world.lab().docker.strip_prefix("unix://").unwrap_or_default();
+        let path = Path::new(socket).with_file_name("seaweedfs.log");
+        let from = std::fs::metadata(&path).map(|found| found.len()).unwrap_or_default();
+        Self { path, from }
+    }
+
+    /// Nothing where it is not known.
+    fn read(&self) -> String {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = std::fs::File::open(&self.path)?;
+            file.seek(SeekFrom::Start(self.from))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    }
 }
 
 /// For so long after its start Nomad's servers may not know what its client has ended.
@@ -57,6 +88,7 @@ impl Storm {
         let configuration = configuration(&world)?;
         world.start_agent(&configuration)?;
         let witness = Witness::start()?;
+        let shared = SharedLog::begin(&world);
         let order = Order { port: witness.port, pause: (settings.bindings as u64 * 6).max(100) };
         Ok(Self {
             world,
@@ -70,6 +102,7 @@ impl Storm {
             held: BTreeMap::new(),
             without_agent: Vec::new(),
             without_nomad: Vec::new(),
+            shared,
         })
     }
 
@@ -103,6 +136,7 @@ impl Storm {
             self.weather.look(&self.world, &self.witness, serves)?;
         }
         self.weather.note_ends("main", &std::fs::read_to_string(self.world.log("seaweedfs"))?)?;
+        self.weather.note_ends("beside", &self.shared.read())?;
         self.weather.judge(&self.witness)
     }
 
@@ -337,9 +371,8 @@ impl Storm {
             self.act(&Does::Purge(name))?;
         }
         self.world.system_gc()?;
-        self.world.wait_until("the end of all tasks", PATIENCE, || {
-            Ok(self.witness.seen().connected.is_empty().then_some(()))
-        })?;
+        self.world
+            .wait_until("the end of all tasks", LONG, || Ok(self.witness.seen().connected.is_empty().then_some(())))?;
         self.end_lost_executors()
     }
 

@@ -43,8 +43,8 @@ pub struct Weather {
     faults: BTreeMap<&'static str, Vec<Fault>>,
     killed: BTreeSet<i64>,
     pub is_filer_away: bool,
-    /// How often a SeaweedFS has ended by itself.
-    ends: usize,
+    /// How often the SeaweedFS of each has ended by itself.
+    ends: BTreeMap<&'static str, usize>,
     /// Calls that failed when they might.
     pub excused: usize,
 }
@@ -63,7 +63,7 @@ impl Weather {
     /// the last look is a fault, and no news.
     pub fn note_ends(&mut self, source: &'static str, log: &str) -> anyhow::Result<()> {
         let ends = log.lines().filter(|line| line.starts_with("lab: it ended by itself"));
-        for line in ends.skip(self.ends) {
+        for line in ends.skip(self.ends.get(source).copied().unwrap_or_default()) {
             let at = line.split(" at ").nth(1).and_then(|rest| rest.split(',').next()).context("a time")?;
             let at = (at.parse::<f64>()? * 1000.0) as u64;
             println!("         {at} the SeaweedFS of {source} has ended by itself");
@@ -72,7 +72,7 @@ impl Weather {
             let faults = self.faults.entry(source).or_default();
             let last = faults.len() - usize::from(faults.last().is_some_and(|last| last.ended.is_none()));
             faults.insert(last, fault);
-            self.ends += 1;
+            *self.ends.entry(source).or_default() += 1;
         }
         Ok(())
     }
