@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::guard::GuardError;
 use crate::job::{Kind, Refusal};
 use crate::sys::inode::InodeError;
@@ -10,6 +12,21 @@ use crate::sys::mount::MountError;
 use crate::sys::resolve::ResolveError;
 
 use super::binding::Binding;
+
+/// What calls on a file system fail with while the servers behind it cannot be reached.
+const OUTAGES: [Errno; 11] = [
+    Errno::IO,
+    Errno::REMOTEIO,
+    Errno::TIMEDOUT,
+    Errno::NOTCONN,
+    Errno::CONNREFUSED,
+    Errno::CONNRESET,
+    Errno::CONNABORTED,
+    Errno::HOSTDOWN,
+    Errno::HOSTUNREACH,
+    Errno::NETDOWN,
+    Errno::NETUNREACH,
+];
 
 /// Why a binding was not made.
 #[derive(Debug, thiserror::Error)]
@@ -81,17 +98,19 @@ impl BindError {
     /// Whether the same may work in a moment, with nobody's help.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::SourceChanged | Self::Guard(_) | Self::NotProved | Self::Undecided)
+            || self.errno().is_some_and(|errno| OUTAGES.contains(&errno))
     }
 
     /// Whether the source did not answer, and is to be looked at again before anything else is bound from it.
     pub fn blames_source(&self) -> bool {
+        matches!(self, Self::Source(_) | Self::SourceChanged) || self.errno() == Some(Errno::NOTCONN)
+    }
+
+    /// What a call on the source, or on this host, failed with.
+    fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Source(_) | Self::SourceChanged => true,
-            Self::Host { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()),
-            Self::Volume(ResolveError::Call { source, .. }) => {
-                source.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
-            }
-            _ => false,
+            Self::Host { source, .. } | Self::Volume(ResolveError::Call { source, .. }) => Errno::from_io_error(source),
+            _ => None,
         }
     }
 

@@ -117,6 +117,30 @@ fn a_dead_program_is_replaced_as_often_as_it_dies() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_filer_that_goes_while_a_task_asks_for_a_volume_is_waited_for() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let world = World::new("goes")?;
+    anyhow::ensure!(world.start_own_seaweedfs()?.wait()?.success(), "no SeaweedFS");
+    // Whoever asks finds out first. A SeaweedFS that comes back takes half a minute until it serves.
+    let backend = seaweedfs(&world.own_filer()?, "going", "")?;
+    world.start_agent(&format!("hook_timeout = \"4m\"\nprobe_interval = \"0s\"\n{backend}"))?;
+    wait_source(&world, "going", "attached")?;
+    world.end("seaweedfs", "KILL")?;
+    let patient = JOB.replace("[\"mount\"]", "[\"mount\", \"--timeout\", \"5m\"]");
+    world.run_job(&patient.replace("JOB", "waits").replace("VOLUME", "going"), &[])?;
+    world.wait_until("a volume that cannot be mounted", PATIENCE, || {
+        let log = std::fs::read_to_string(world.log("agent"))?;
+        Ok(log.lines().any(|line| line.contains("not mounted") && line.contains("going")).then_some(()))
+    })?;
+    anyhow::ensure!(world.start_own_seaweedfs()?.wait()?.success(), "no SeaweedFS any more");
+    let alloc = world.wait_running("waits")?;
+    wait_written(&world, &alloc, 1)?;
+    let said = world.events(&alloc)?;
+    assert_eq!(said.matches("storage: Started").count(), 1, "its prestart task has failed: {said}");
+    end(&world, "waits", &alloc)
+}
+
+#[test]
 fn a_hung_filer_delays_no_other_volume() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let world = World::new("hung")?;
