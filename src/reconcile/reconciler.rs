@@ -88,6 +88,8 @@ pub struct Reconciler {
     pub(super) checking: bool,
     /// A sweep is to come.
     pub(super) will_sweep: bool,
+    /// So many allocations were dropped since the heap's free pages were given back.
+    pub(super) dropped: usize,
     pub(super) check_again: bool,
 }
 
@@ -163,6 +165,7 @@ impl Reconciler {
             inside: Arc::default(),
             checking: false,
             will_sweep: false,
+            dropped: 0,
             check_again: false,
             config,
         };
@@ -370,12 +373,25 @@ impl Reconciler {
             self.touch_all();
             if self.entries.len() >= MANY_ENTRIES {
                 // Reading the ledger and looking at each of its bindings took more than keeping them does.
-                self.submit(Desk::Host, || {
-                    memory::give_back();
-                    Done::Nothing
-                });
+                self.give_back_memory();
             }
         }
+    }
+
+    /// An allocation was dropped: what many had is given back to the kernel, and what the last one had.
+    pub(super) fn note_dropped(&mut self) {
+        self.dropped += 1;
+        if self.dropped >= MANY_ENTRIES || self.entries.is_empty() {
+            self.dropped = 0;
+            self.give_back_memory();
+        }
+    }
+
+    fn give_back_memory(&mut self) {
+        self.submit(Desk::Host, || {
+            memory::give_back();
+            Done::Nothing
+        });
     }
 
     /// Hands work to a desk. A worker that cannot be started is an error of this host that passes.

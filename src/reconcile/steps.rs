@@ -336,6 +336,7 @@ impl Reconciler {
             for live in entry.bindings.values() {
                 self.linger(&live.binding.source);
             }
+            self.note_dropped();
         }
     }
 
