@@ -13,6 +13,7 @@ mod take_out;
 mod volume;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::nomad::model::AllocId;
 use crate::reconcile::plan::Observed;
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
-use crate::sys::{inode, namespace, resolve};
+use crate::sys::{inode, namespace, resolve, table};
 
 pub use displaced::{Displaced, Proved, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
@@ -138,8 +139,25 @@ pub fn observe(
             Err(error) => Err(BindError::host("ask the mount whether it is dead")(error)),
         };
     }
+    if recorded.is_none() && is_dead_remnant(top.as_fd(), source)? {
+        return Ok((Observed::Stale, None));
+    }
     let is_covered = displaced::is_beneath(host, alloc, binding, directory.as_fd())?;
     Ok((if is_covered { Observed::Covered } else { Observed::Foreign }, None))
+}
+
+/// Whether a mount that nobody knows is a dead one of the source's kind: an agent may have made it and have died before its
+/// page said so, and the mount program with it. Nothing can be read through it, by anybody.
+fn is_dead_remnant(mount: BorrowedFd<'_>, source: &Attached) -> Result<bool, BindError> {
+    let look = BindError::host("look at the mount at the destination");
+    let is_of_kind = || -> io::Result<bool> {
+        let entries = table::read_own()?;
+        let of = |id: u64| entries.iter().find(|entry| entry.mount_id == id).map(|entry| entry.fs_type.as_str());
+        let there = of(identity::reusable_mount_id(mount)?);
+        let root = resolve::open_root(&source.root).map_err(io::Error::other)?;
+        Ok(there.is_some() && there == of(identity::reusable_mount_id(root.as_fd())?))
+    };
+    Ok(is_of_kind().map_err(look)? && matches!(namespace::is_dead_within(mount, DEATH_PATIENCE, || ()), Ok(Some(true))))
 }
 
 fn mark(host: &Host, binding: &Binding, mount: BorrowedFd<'_>) -> Result<(), BindError> {

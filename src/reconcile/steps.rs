@@ -114,10 +114,7 @@ impl Reconciler {
     fn start_observing(&mut self, alloc: &AllocId, key: &BindingKey, cover: Cover) {
         let Some(host) = self.host.clone() else { return };
         let Some(entry) = self.entries.get_mut(alloc) else { return };
-        let recorded = entry.page.as_ref().and_then(|page| page.find(key)).and_then(|recorded| match &recorded.stage {
-            Stage::Mounted(identity) => Some(*identity),
-            Stage::Intended => None,
-        });
+        let recorded = entry.identity(key);
         let Some(live) = entry.bindings.get_mut(key) else { return };
         let binding = live.binding.clone();
         let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
