@@ -71,6 +71,7 @@ pub fn wait_at_rest(storm: &Storm, before: Option<&Rest>) -> anyhow::Result<Rest
             std::thread::sleep(Duration::from_millis(300));
             if began.elapsed() > NOMAD_IS_DONE {
                 remove_left_secrets(world)?;
+                remove_forgotten(world)?;
             }
             return Ok(None);
         }
@@ -344,6 +345,21 @@ fn remove_left_secrets(world: &World) -> anyhow::Result<()> {
                 // Not empty where something else is left.
                 let _ = std::fs::remove_dir(directory);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories of allocations that Nomad says it has no state of: it was killed while it removed them, with or
+/// without any saddlebag. One with a mount in it stays, and is found; so does what is immutable.
+fn remove_forgotten(world: &World) -> anyhow::Result<()> {
+    let log = world.nomad_log()?;
+    for directory in std::fs::read_dir(world.directory().join("nomad/alloc"))?.flatten() {
+        let name = directory.file_name().to_string_lossy().into_owned();
+        let is_of_it = |line: &str| line.contains("found an alloc without any local state") && line.contains(&name);
+        if log.lines().any(is_of_it) && mounts_below(&directory.path())?.is_empty() {
+            println!("Nomad was killed while it removed {name}, and has forgotten it");
+            std::fs::remove_dir_all(directory.path()).context("a directory that Nomad has forgotten")?;
         }
     }
     Ok(())
