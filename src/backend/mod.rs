@@ -6,6 +6,7 @@
 //! Everything here may wait on a server: it is called from a worker of that source alone (see [`crate::reconcile`]).
 
 mod error;
+mod fuse;
 mod host;
 pub mod logs;
 pub mod probe;

@@ -4,23 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{AccessMode, SEAWEEDFS_MEMORY_LIMIT};
-use super::url::{SCHEMES, UrlError, is_host_port};
-use super::{Backend, BackendKind, HostBackend, NAME_RULE, SeaweedfsBackend, UrlPrefix, Volume, is_name};
+use super::model::AccessMode;
+use super::url::{SCHEMES, UrlError};
+use super::{NAME_RULE, UrlPrefix, Volume, is_name};
 use crate::hcl::{Problem, Section, Spanned};
 
-/// How long a source lingers where nothing else is said.
 /// How often sources are probed where nothing else is said.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(30);
-pub(super) const LINGER: Duration = Duration::from_secs(300);
-
-/// How long mounting may take where nothing else is said.
-pub(super) const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// `weed mount` alone takes about 117 MiB with nothing to do.
-const LEAST_MEMORY: u64 = 128 << 20;
-
-const KINDS: [&str; 2] = ["host", "seaweedfs"];
 
 /// What a `nomad` block says.
 #[derive(Debug, Default)]
@@ -35,7 +25,7 @@ pub(super) struct NomadWords {
 }
 
 /// A string that is taken if `is_right` says so, else told of with `rule`.
-fn checked(
+pub(super) fn checked(
     section: &mut Section<'_>,
     key: &'static str,
     rule: &str,
@@ -146,7 +136,7 @@ pub(super) fn metrics(mut section: Section<'_>, problems: &mut Vec<Problem>) -> 
 }
 
 /// The name in a label, if it is one.
-fn name_of(label: &Spanned<String>, what: &str, problems: &mut Vec<Problem>) -> Option<String> {
+pub(super) fn name_of(label: &Spanned<String>, what: &str, problems: &mut Vec<Problem>) -> Option<String> {
     if is_name(&label.value) {
         return Some(label.value.clone());
     }
@@ -154,97 +144,6 @@ fn name_of(label: &Spanned<String>, what: &str, problems: &mut Vec<Problem>) -> 
     let problem = Problem::new(label.span.clone(), format!("{shown:?} cannot name a {what}"));
     problems.push(problem.hint(format!("a name is {NAME_RULE}")));
     None
-}
-
-/// Reads a `backend` block; nothing where it is wrong.
-pub(super) fn backend(
-    labels: &[Spanned<String>],
-    mut section: Section<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<(String, Spanned<Backend>)> {
-    let [kind, name] = labels else { return None };
-    let before = problems.len();
-    let name = name_of(name, "backend", problems);
-    let span = section.span();
-    let dynamic = section.boolean("dynamic");
-    let (mut linger, mut attach_at_start, mut attach_timeout) = (LINGER, true, ATTACH_TIMEOUT);
-    let read = match kind.value.as_str() {
-        "host" => {
-            section.require("path", "\"/srv/volumes\"");
-            path(&mut section, "path").map(|said| BackendKind::Host(HostBackend { path: said.value }))
-        }
-        "seaweedfs" => {
-            linger = section.duration("linger").map_or(linger, |said| said.value);
-            attach_timeout = positive(&mut section, "attach_timeout").map_or(attach_timeout, |said| said.value);
-            let attach =
-                checked(&mut section, "attach", "\"start\" or \"demand\"", |text| matches!(text, "start" | "demand"));
-            attach_at_start = attach.is_none_or(|said| said.value == "start");
-            seaweedfs(&mut section)
-        }
-        other => {
-            let shown: String = other.chars().take(100).collect();
-            let problem = Problem::new(kind.span.clone(), format!("{shown:?} is not a kind of backend"));
-            // Its keys are not looked at: which are right depends on the kind.
-            problems.push(match crate::hcl::nearest(other, KINDS) {
-                Some(near) => problem.hint(format!("did you mean {near:?}?")),
-                None => problem.hint(format!("the kinds are {}", KINDS.join(" and "))),
-            });
-            return None;
-        }
-    };
-    if let (Some(said), Some(BackendKind::Seaweedfs(SeaweedfsBackend { read_only: true, .. }))) = (&dynamic, &read)
-        && said.value
-    {
-        let message = "a read-only backend cannot be dynamic: nothing could be created there";
-        section.problem(Problem::new(said.span.clone(), message));
-    }
-    section.finish(problems);
-    if problems.len() > before {
-        return None;
-    }
-    let name = name?;
-    let dynamic = dynamic.is_some_and(|said| said.value);
-    let value = Backend { name: name.clone(), kind: read?, dynamic, linger, attach_at_start, attach_timeout };
-    Some((name, Spanned { value, span }))
-}
-
-fn seaweedfs(section: &mut Section<'_>) -> Option<BackendKind> {
-    section.require("filer", "\"HOST:8888\"");
-    let filers = checked(section, "filer", "HOST:PORT of one or more filers, separated by commas", |text| {
-        text.split(',').all(|filer| is_host_port(filer.trim()))
-    });
-    let root = path(section, "path").map_or_else(|| PathBuf::from("/"), |said| said.value);
-    let collection = checked(section, "collection", "the name of a collection", is_name);
-    let replication = checked(section, "replication", "three digits such as \"001\"", |text| {
-        text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit())
-    });
-    let memory_limit = section.size("memory_limit");
-    if let Some(said) = memory_limit.as_ref().filter(|said| said.value < LEAST_MEMORY) {
-        let message = "memory_limit must be at least 128MiB: weed mount takes nearly as much with nothing to do";
-        section.problem(Problem::new(said.span.clone(), message));
-    }
-    let cache_dir = path(section, "cache_dir").map(|said| said.value);
-    let cache_capacity = section.size("cache_capacity");
-    if let Some(said) = &cache_capacity
-        && !section.is_set("cache_dir")
-    {
-        let problem = Problem::new(said.span.clone(), "cache_capacity is set, and cache_dir is not");
-        section.problem(problem.hint("add cache_dir = \"/var/cache/saddlebag\""));
-    }
-    let program = path(section, "program").map(|said| said.value);
-    let read_only = section.boolean("read_only").is_some_and(|said| said.value);
-    let root = root.to_str()?.to_owned();
-    Some(BackendKind::Seaweedfs(SeaweedfsBackend {
-        filers: filers?.value.split(',').map(|filer| filer.trim().to_owned()).collect(),
-        path: root,
-        collection: collection.map(|said| said.value),
-        replication: replication.map(|said| said.value),
-        memory_limit: memory_limit.map_or(SEAWEEDFS_MEMORY_LIMIT, |said| said.value),
-        cache_dir,
-        cache_capacity: cache_capacity.map(|said| said.value),
-        program,
-        read_only,
-    }))
 }
 
 /// Reads a `volume` block; nothing where it is wrong.

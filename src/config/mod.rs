@@ -2,11 +2,12 @@
 //!
 //! [`Config::parse`] and [`Config::read`] are pure; [`Config::load`] reads the files, and is the only I/O.
 //!
-//! * `blocks` knows the keys of each block, `cross` what must hold between blocks, `read` puts files together;
+//! * `blocks` knows the keys of each block, `kinds` those of each kind of backend, `cross` what must hold between blocks, `read` puts files together;
 //! * [`model`] is what comes out, [`names`] and [`url`] the two grammars that jobs share with the configuration.
 
 mod blocks;
 mod cross;
+mod kinds;
 mod load;
 pub mod model;
 pub mod names;
@@ -16,10 +17,9 @@ pub mod url;
 #[cfg(test)]
 mod tests;
 
+pub use kinds::{BackendKind, HostBackend, SeaweedfsBackend, WEED_PATHS};
 pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
-pub use model::{
-    AccessMode, Backend, BackendKind, Config, HostBackend, Nomad, Policy, SeaweedfsBackend, Token, Volume, WEED_PATHS,
-};
+pub use model::{AccessMode, Backend, Config, Nomad, Policy, Token, Volume};
 pub use names::{NAME_RULE, is_name};
 pub use read::{Environment, Invalid, Loaded};
 pub use url::{Scheme, StorageUrl, UrlPrefix};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::BackendKind;
 use super::url::UrlPrefix;
 
 /// Everything the agent is told by its files and its environment.
@@ -152,48 +153,12 @@ pub struct Backend {
     pub attach_timeout: Duration,
 }
 
-/// The kinds of storage systems.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendKind {
-    /// A directory of this host.
-    Host(HostBackend),
-    /// A SeaweedFS filer.
-    Seaweedfs(SeaweedfsBackend),
+impl Backend {
+    /// How long a source lingers where nothing else is said.
+    pub const LINGER: Duration = Duration::from_secs(300);
+    /// How long mounting may take where nothing else is said.
+    pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 }
-
-/// A directory of this host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HostBackend {
-    /// The directory that holds the volumes; absolute, of plain components.
-    pub path: PathBuf,
-}
-
-/// A SeaweedFS filer and how it is mounted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SeaweedfsBackend {
-    /// `HOST:PORT` of each filer.
-    pub filers: Vec<String>,
-    /// The filer's directory that is mounted; absolute, of plain components.
-    pub path: String,
-    /// The collection that new files go to.
-    pub collection: Option<String>,
-    /// The replication of new files: three digits.
-    pub replication: Option<String>,
-    /// The most memory that the mount program may take, in bytes.
-    pub memory_limit: u64,
-    /// Where chunks are cached on this host.
-    pub cache_dir: Option<PathBuf>,
-    /// The most that the cache may take, in bytes.
-    pub cache_capacity: Option<u64>,
-    /// The path of `weed`; else it is looked for in [`WEED_PATHS`].
-    pub program: Option<PathBuf>,
-    /// Mounted read-only.
-    pub read_only: bool,
-}
-
-/// Where `weed` is looked for when no `program` is configured, in this order.
-pub const WEED_PATHS: [&str; 4] = ["/usr/local/bin/weed", "/usr/bin/weed", "/bin/weed", "/opt/seaweedfs/weed"];
 
 /// Who may mount a volume, by the names of the Container Storage Interface that Nomad uses.
 ///
@@ -262,6 +227,3 @@ pub struct Policy {
     /// The URLs that jobs may name.
     pub allow_url: Vec<UrlPrefix>,
 }
-
-/// The most memory for a mount program where nothing else is said: 1 GiB.
-pub const SEAWEEDFS_MEMORY_LIMIT: u64 = 1 << 30;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::blocks::{self, path};
-use super::{Backend, BackendKind, Config, HostBackend, Nomad, Policy, Token, Volume, cross};
+use super::{Backend, BackendKind, Config, HostBackend, Nomad, Policy, Token, Volume, cross, kinds};
 use crate::hcl::{Document, Located, Problem, Section, Source, Spanned};
 
 /// The most text of one file, in bytes.
@@ -123,7 +123,7 @@ impl Gathered {
         for (labels, inner) in section.blocks("backend", &["KIND", "NAME"]) {
             self.has_storage = true;
             let name = labels.get(1).map(|label| label.value.clone()).unwrap_or_default();
-            match blocks::backend(&labels, inner, problems) {
+            match kinds::backend(&labels, inner, problems) {
                 Some(backend) => add(&mut self.backends, backend, "backend", file, sources, problems),
                 None => self.wrong_backends.push(name),
             }
@@ -171,9 +171,9 @@ fn embedded(state_dir: &std::path::Path) -> Backend {
         name: "embedded".to_owned(),
         kind: BackendKind::Host(HostBackend { path: state_dir.join("volumes") }),
         dynamic: true,
-        linger: blocks::LINGER,
+        linger: Backend::LINGER,
         attach_at_start: true,
-        attach_timeout: blocks::ATTACH_TIMEOUT,
+        attach_timeout: Backend::ATTACH_TIMEOUT,
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Resolved;
-use crate::config::model::{SEAWEEDFS_MEMORY_LIMIT, Volume};
+use crate::config::model::Volume;
 use crate::config::url::{SCHEMES, SCHEMES_WITHOUT_BACKEND, UrlError};
 use crate::config::{
     Backend, BackendKind, Config, HostBackend, NAME_RULE, Policy, Scheme, SeaweedfsBackend, StorageUrl, UrlPrefix,
@@ -119,7 +118,7 @@ impl Registry {
 }
 
 fn registered(volume: &Volume, backend: &Backend) -> Resolved {
-    let read_only = volume.read_only || is_read_only(backend);
+    let read_only = volume.read_only || backend.kind.is_read_only();
     Resolved {
         name: volume.name.clone(),
         backend: backend.name.clone(),
@@ -139,20 +138,13 @@ fn resolved(name: &str, backend: &Backend, path: PathBuf) -> Resolved {
         name: name.to_owned(),
         backend: backend.name.clone(),
         path,
-        read_only: is_read_only(backend),
+        read_only: backend.kind.is_read_only(),
         create: false,
         owner: None,
         mode: None,
         nosuid: true,
         nodev: true,
         noexec: false,
-    }
-}
-
-fn is_read_only(backend: &Backend) -> bool {
-    match &backend.kind {
-        BackendKind::Seaweedfs(seaweedfs) => seaweedfs.read_only,
-        BackendKind::Host(_) => false,
     }
 }
 
@@ -163,20 +155,7 @@ fn host_below(prefix: &UrlPrefix) -> Backend {
 }
 
 fn seaweedfs_at(filer: &str) -> Backend {
-    derived(
-        &format!("seaweedfs://{filer}"),
-        BackendKind::Seaweedfs(SeaweedfsBackend {
-            filers: vec![filer.to_owned()],
-            path: "/".to_owned(),
-            collection: None,
-            replication: None,
-            memory_limit: SEAWEEDFS_MEMORY_LIMIT,
-            cache_dir: None,
-            cache_capacity: None,
-            program: None,
-            read_only: false,
-        }),
-    )
+    derived(&format!("seaweedfs://{filer}"), BackendKind::Seaweedfs(SeaweedfsBackend::at(filer)))
 }
 
 fn derived(url: &str, kind: BackendKind) -> Backend {
@@ -184,9 +163,9 @@ fn derived(url: &str, kind: BackendKind) -> Backend {
         name: derived_name(url),
         kind,
         dynamic: false,
-        linger: Duration::from_secs(300),
+        linger: Backend::LINGER,
         attach_at_start: false,
-        attach_timeout: Duration::from_secs(20),
+        attach_timeout: Backend::ATTACH_TIMEOUT,
     }
 }
 
