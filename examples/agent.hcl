@@ -71,6 +71,7 @@ volume "pgdata" {
   create      = true               # at first use, with this owner and mode
   owner       = "70:70"
   mode        = "0700"
+  size        = "20GiB"            # `saddlebag status` says whether it is enforced
   access_mode = "single-node-writer"
 }
 

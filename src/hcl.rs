@@ -15,4 +15,4 @@ mod tests;
 
 pub use body::{Document, Section};
 pub use problem::{Located, Problem, Source, nearest};
-pub use value::{Part, Spanned, Text};
+pub use value::{Part, Spanned, Text, written_size};

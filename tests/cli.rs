@@ -19,6 +19,7 @@ use saddlebag::api::types::{
     AttachRequest, BindingStatus, DetachReply, DetachRequest, Detached, ErrorReply, Explanation, GuardStatus, Happened,
     MountReply, MountRequest, Mounted, NomadStatus, SourceStatus, Status, Step, StepState,
 };
+use saddlebag::backend::Enforcement;
 use saddlebag::job::{OnFailure, Refusal};
 
 const ALLOC: &str = "8f1c9b52-5bd0-4c5a-b6a3-0f7a3c9f2f11";
@@ -353,6 +354,9 @@ fn binding(volume: &str, namespace: &str, job: &str, state: &str, reason: Option
         destination: format!("local/{volume}"),
         source: "main".into(),
         read_only: volume == "conf",
+        size: (volume == "pgdata").then_some(10 << 30),
+        size_enforced: if volume == "pgdata" { Enforcement::Advisory } else { Enforcement::Unlimited },
+        size_reason: (volume == "pgdata").then(|| "quota is off".to_owned()),
         by_hand: false,
         state: state.into(),
         age_seconds: 3_725,
@@ -435,14 +439,15 @@ main     seaweedfs  attached  2        117 MiB  59s  /run/saddlebag/sources/main
 archive  seaweedfs  failed    0        -        5s   -
 
 Volumes
-Volume  Alloc     Job      Task      Source  Access      State    Age
-pgdata  8f1c9b52  shop     postgres  main    read-write  mounted  1h2m
-conf    8f1c9b52  shop     postgres  main    read-only   mounted  1h2m
-old     8f1c9b52  reports  postgres  main    read-write  failed   1h2m
+Volume  Alloc     Job      Task      Source  Access      Size            State    Age
+pgdata  8f1c9b52  shop     postgres  main    read-write  10GiB advisory  mounted  1h2m
+conf    8f1c9b52  shop     postgres  main    read-only   unlimited       mounted  1h2m
+old     8f1c9b52  reports  postgres  main    read-write  unlimited       failed   1h2m
 
 Not well
 Source archive has failed: the filer 10.0.0.9:8888 does not answer.
 Volume old for task postgres of job reports (allocation 8f1c9b52) has failed: its source \"archive\" has failed\u{fffd}[31m.
+Size 10GiB of volume pgdata for task postgres of job shop is not enforced: quota is off.
 ";
     assert_eq!((stdout(&output), stderr(&output), code(&output)), (page, "", 0));
 }

@@ -15,6 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Enforcement;
 use crate::job::{OnFailure, Refusal};
 
 /// Ends when every volume of the allocation is mounted and proved, or with the reason why not.
@@ -268,6 +269,15 @@ pub struct BindingStatus {
     pub source: String,
     /// Whether it is read-only there.
     pub read_only: bool,
+    /// The most that the volume is to hold, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Whether anything keeps it to that: `enforced`, `advisory`, or `unlimited` where it has no size.
+    #[serde(default = "unlimited")]
+    pub size_enforced: Enforcement,
+    /// Why it is not enforced although its backend enforces sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_reason: Option<String>,
     /// Whether an operator attached it while the task ran; the job says nothing of it.
     #[serde(default)]
     pub by_hand: bool,
@@ -284,6 +294,10 @@ pub struct BindingStatus {
     /// What was last mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_repair: Option<Happened>,
+}
+
+fn unlimited() -> Enforcement {
+    Enforcement::Unlimited
 }
 
 /// Something that happened to a binding.

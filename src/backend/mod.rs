@@ -13,17 +13,20 @@ pub mod probe;
 pub mod prober;
 pub mod program;
 mod seaweedfs;
+mod size;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::{AttachError, DetachError};
+pub use size::{Enforcement, SizeError};
 
 use crate::config::{self, BackendKind};
 use crate::sys::identity::Identity;
+use crate::volume::Resolved;
 
 /// Names a source on this node: the kind of backend and a digest of all that decides whether two volumes can share a
 /// mount. It is a file name and stays the same for the same options.
@@ -112,6 +115,28 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// What this storage system makes of a volume's size, once [`Backend::set_size`] has set it. Asks nobody.
+    fn enforcement(&self, volume: &Resolved) -> Enforcement {
+        Enforcement::without_limits(volume.size)
+    }
+
+    /// Has the storage system keep a volume's directory, which is there, to so many bytes; or to none any more. It is
+    /// called where [`Backend::enforcement`] says that sizes are enforced: when a directory is created, at the first use
+    /// of a volume in an agent's life, and when its definition's size has changed. Setting the same size twice is no error.
+    /// `directory` is relative to the source's root.
+    ///
+    /// # Errors
+    /// [`SizeError`]: the size is then called advisory, with that reason.
+    fn set_size(
+        &self,
+        _place: &Place,
+        _attached: &Attached,
+        _directory: &Path,
+        _bytes: Option<u64>,
+    ) -> Result<(), SizeError> {
+        Ok(())
+    }
+
     /// Takes the source away when nothing uses it any more.
     ///
     /// # Errors
@@ -125,6 +150,11 @@ pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
         BackendKind::Host(settings) => Box::new(host::Host::new(settings.clone(), definition.dynamic)),
         BackendKind::Seaweedfs(settings) => Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition)),
     }
+}
+
+/// What becomes of a volume's size on a backend, once it is set. The one place that decides it.
+pub fn enforcement(definition: &config::Backend, volume: &Resolved) -> Enforcement {
+    of(definition).enforcement(volume)
 }
 
 /// The key of the source that a definition stands for.

@@ -1,11 +1,13 @@
 //! `saddlebag status`: what the agent has mounted, and what is not well.
 
 use crate::api::types::{BindingStatus, SourceStatus, Status};
+use crate::backend::Enforcement;
 use crate::cli::args::StatusArgs;
 use crate::cli::client::{self, Question};
 use crate::cli::exit::{Failure, UNAVAILABLE};
 use crate::cli::text::{age, bytes, one_line, sentence, short};
 use crate::cli::{Ended, exit, table, watch};
+use crate::hcl::written_size;
 
 /// Asks the agent and prints what it knows.
 ///
@@ -131,21 +133,27 @@ fn volumes(bindings: &[BindingStatus], is_filtered: bool) -> String {
             binding.task.clone(),
             binding.source.clone(),
             if binding.read_only { "read-only" } else { "read-write" }.to_owned(),
+            size(binding.size, binding.size_enforced),
             binding.state.clone(),
             age(binding.age_seconds),
         ]
     };
     // Most clusters have one namespace only: a column of it would say nothing.
     if bindings.iter().all(|binding| binding.namespace == "default") {
-        let header = ["Volume", "Alloc", "Job", "Task", "Source", "Access", "State", "Age"];
+        let header = ["Volume", "Alloc", "Job", "Task", "Source", "Access", "Size", "State", "Age"];
         return table::plain(header, bindings.iter().map(cells));
     }
-    let header = ["Volume", "Alloc", "Namespace", "Job", "Task", "Source", "Access", "State", "Age"];
+    let header = ["Volume", "Alloc", "Namespace", "Job", "Task", "Source", "Access", "Size", "State", "Age"];
     let row = |binding: &BindingStatus| {
-        let [volume, alloc, job, task, source, access, state, age] = cells(binding);
-        [volume, alloc, binding.namespace.clone(), job, task, source, access, state, age]
+        let [volume, alloc, job, task, source, access, size, state, age] = cells(binding);
+        [volume, alloc, binding.namespace.clone(), job, task, source, access, size, state, age]
     };
     table::plain(header, bindings.iter().map(row))
+}
+
+/// A volume's size and whether anything keeps it to that: `10GiB enforced`, `unlimited`.
+pub(super) fn size(size: Option<u64>, enforced: Enforcement) -> String {
+    size.map_or_else(|| enforced.to_string(), |size| format!("{} {enforced}", written_size(size)))
 }
 
 /// What last happened to a volume under its task, and whether it was mended after that.
@@ -183,6 +191,14 @@ fn troubles(status: &Status) -> Vec<String> {
             format!("Volume {volume} for task {task} of job {job} (allocation {}) {}", short(alloc), is_in(state));
         Some(format!("{}: {}", one_line(&what), sentence(reason)))
     });
+    let sizes = status.bindings.iter().filter_map(|binding| {
+        let BindingStatus { volume, task, job, size: Some(size), size_reason: Some(reason), .. } = binding else {
+            return None;
+        };
+        let what =
+            format!("Size {} of volume {volume} for task {task} of job {job} is not enforced", written_size(*size));
+        Some(format!("{}: {}", one_line(&what), sentence(reason)))
+    });
     let recovery = &status.recovery;
     let ledger = recovery.ledger_error.iter().map(|reason| format!("Ledger: {}", sentence(reason)));
     let pages = recovery
@@ -193,5 +209,5 @@ fn troubles(status: &Status) -> Vec<String> {
         let what = format!("Mount {} ({}) is left alone", mount.path, mount.fs_type);
         format!("{}: {}", one_line(&what), sentence(&mount.reason))
     });
-    sources.chain(volumes).chain(ledger).chain(pages).chain(mounts).collect()
+    sources.chain(volumes).chain(sizes).chain(ledger).chain(pages).chain(mounts).collect()
 }

@@ -12,6 +12,9 @@ use crate::hcl::{Problem, Section, Spanned};
 /// How often sources are probed where nothing else is said.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The least that a volume may be limited to.
+const LEAST_SIZE: u64 = 1 << 20;
+
 /// What a `nomad` block says.
 #[derive(Debug, Default)]
 pub(super) struct NomadWords {
@@ -163,6 +166,7 @@ pub(super) fn volume(
     let read_only = boolean("read_only", false);
     let (nosuid, nodev, noexec) = (boolean("nosuid", true), boolean("nodev", true), boolean("noexec", false));
     let access_mode = access_mode(&mut section);
+    let size = volume_size(&mut section);
     let owner = section.owner("owner").map(|said| said.value);
     let mode = section.mode("mode").map(|said| said.value);
     section.finish(problems);
@@ -176,6 +180,7 @@ pub(super) fn volume(
         backend: backend?.value,
         path: components(&path)?.into_iter().collect(),
         create,
+        size,
         read_only: read_only || access_mode.is_reader_only(),
         access_mode,
         owner,
@@ -185,6 +190,16 @@ pub(super) fn volume(
         noexec,
     };
     Some((name, Spanned { value, span }))
+}
+
+/// Storage systems count in whole mebibytes, and their programs in signed numbers.
+fn volume_size(section: &mut Section<'_>) -> Option<u64> {
+    let said = section.size("size")?;
+    if (LEAST_SIZE..=i64::MAX.unsigned_abs()).contains(&said.value) {
+        return Some(said.value);
+    }
+    section.problem(Problem::new(said.span, "size must be at least 1MiB, and less than 8388608TiB"));
+    None
 }
 
 fn access_mode(section: &mut Section<'_>) -> AccessMode {

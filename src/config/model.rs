@@ -205,6 +205,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// Whether the directory is created at first use.
     pub create: bool,
+    /// The most that it is to hold, in bytes; whether anything keeps it to that is its backend's affair.
+    pub size: Option<u64>,
     /// Nobody may write: said so, or by a reader-only access mode.
     pub read_only: bool,
     /// Its access mode.

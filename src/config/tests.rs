@@ -107,6 +107,7 @@ fn every_key_is_taken() {
           backend     = "main"
           path        = "/pg/data"
           create      = true
+          size        = "20GiB"
           access_mode = "single-node-writer"
           owner       = "70:71"
           mode        = "0750"
@@ -155,6 +156,7 @@ fn every_key_is_taken() {
             backend: "main".to_owned(),
             path: PathBuf::from("pg/data"),
             create: true,
+            size: Some(20 << 30),
             read_only: false,
             access_mode: AccessMode::SingleNodeWriter,
             owner: Some((70, 71)),

@@ -1,4 +1,4 @@
-use super::{Document, Part, Problem, Source};
+use super::{Document, Part, Problem, Source, value, written_size};
 
 fn problems(text: &str) -> Vec<Problem> {
     let document = match Document::parse(text, 4096) {
@@ -222,5 +222,12 @@ mod hostile {
         ]), 0..60)) {
             drop(told(&pieces.concat()));
         }
+    }
+}
+
+#[test]
+fn a_size_is_written_as_it_is_read() {
+    for text in ["1MiB", "10GiB", "1536MiB", "3TiB", "1025B", "8KiB", "0B"] {
+        assert_eq!(written_size(value::size(text).unwrap()), text);
     }
 }

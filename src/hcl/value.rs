@@ -171,6 +171,15 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// The same size as it is written, exactly: in the largest binary unit that it is a whole number of.
+pub fn written_size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift) {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// A duration such as `30s` or `1h 30m`: more than nothing, at most a year.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let duration = humantime::parse_duration(text).ok()?;

@@ -10,7 +10,7 @@ use super::execute::{Displaced, Force, Found, InsideError, Proved, TakeOutError}
 use super::ledger::LedgerError;
 use super::plan::Observed;
 use crate::backend::prober::Report;
-use crate::backend::{AttachError, Attached, DetachError, SourceKey};
+use crate::backend::{AttachError, Attached, DetachError, SizeError, SourceKey};
 use crate::guard::wire::Hello;
 use crate::nomad::model::AllocId;
 use crate::sys::identity::Identity;
@@ -23,6 +23,8 @@ pub enum Done {
     Attached(SourceKey, Result<Attached, AttachError>),
     /// A source's detachment has ended.
     Detached(SourceKey, Result<(), DetachError>),
+    /// A volume's directory of a source was given its size, or not.
+    Sized(SourceKey, PathBuf, u64, Result<(), SizeError>),
     /// A mount program has ended; whether the kernel killed it for want of memory.
     ProgramEnded(SourceKey, i32, bool),
     /// What a probe of a source found.

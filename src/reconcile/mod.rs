@@ -7,7 +7,7 @@
 //! * [`ledger`]: a durable file for each allocation.
 //! * [`execute`]: the steps that change mounts.
 //! * [`events`]: what workers and watchers report, and timers.
-//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `probes`, `questions`, `news` are its parts,
+//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `sizes`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
 //!   Prometheus, `follow` who hears of each change.
 
@@ -31,6 +31,7 @@ mod questions;
 pub mod reconciler;
 mod recovery;
 mod report;
+mod sizes;
 pub mod source;
 mod sources;
 mod steps;

@@ -16,6 +16,7 @@ use super::ledger::{Ledger, LedgerError};
 use super::probes::Looks;
 use super::questions::Asked;
 use super::recovery::Recovery;
+use super::sizes::Sizes;
 use super::source::Source;
 use super::worker::{Desk, Work, Workers};
 use super::{Ask, Handle};
@@ -65,6 +66,7 @@ pub struct Reconciler {
     /// Boxed: a map's nodes are half empty as a rule, and an entry is large.
     pub(super) entries: BTreeMap<AllocId, Box<Entry>>,
     pub(super) sources: BTreeMap<SourceKey, Source>,
+    pub(super) sizes: Sizes,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) next_question: u64,
     pub(super) next_look: u64,
@@ -147,6 +149,7 @@ impl Reconciler {
             guard: Err("it has not been asked yet".to_owned()),
             entries: BTreeMap::new(),
             sources: BTreeMap::new(),
+            sizes: Sizes::default(),
             asked: BTreeMap::new(),
             next_question: 0,
             next_look: 0,
@@ -238,6 +241,7 @@ impl Reconciler {
         match done {
             Done::Attached(key, result) => self.note_attached(&key, result),
             Done::Detached(key, result) => self.note_detached(&key, result),
+            Done::Sized(key, directory, size, result) => self.note_sized(key, directory, size, result),
             Done::ProgramEnded(key, pid, starved) => self.note_program_ended(&key, pid, starved),
             Done::Probed(key, report) => self.note_probed(&key, &report),
             Done::Observed(alloc, key, look, result) => {

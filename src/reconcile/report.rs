@@ -88,6 +88,7 @@ impl Reconciler {
     fn binding_status(&self, entry: &Entry, live: &Live) -> BindingStatus {
         let (namespace, job, group) = entry.names();
         let (state, reason) = self.binding_state(entry, live);
+        let (size_enforced, size_reason) = self.find_enforcement(&live.binding);
         BindingStatus {
             volume: live.binding.label.clone(),
             alloc: entry.id.to_string(),
@@ -98,6 +99,9 @@ impl Reconciler {
             destination: live.binding.key.destination.as_path().display().to_string(),
             source: self.source_name(&live.binding.source),
             read_only: live.binding.read_only,
+            size: live.binding.volume.size,
+            size_enforced,
+            size_reason,
             by_hand: live.binding.origin == Origin::Operator,
             state: state.to_owned(),
             age_seconds: live.since.elapsed().as_secs(),
@@ -282,7 +286,8 @@ impl Reconciler {
                     &name,
                     StepState::Done,
                     format!(
-                        "{access}, {} on {}, {}{}",
+                        "{access}, {}{} on {}, {}{}",
+                        self.say_size(&live.binding),
                         shown(&binding.volume.path),
                         self.source_name(&binding.source),
                         safety(binding.placement),

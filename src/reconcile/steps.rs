@@ -146,12 +146,17 @@ impl Reconciler {
         };
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
+        let (sizing, results) = (self.find_sizing(&binding), self.results.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
             let bound = match former {
                 _ if replace => execute::replace(&host, &alloc, &binding, &source),
                 Some(former) => execute::restore(&host, &alloc, &binding, &source, &former),
                 None => execute::bind(&host, &alloc, &binding, &source, Creation::AsDefined),
             };
+            // Before anybody is told that it is there, and may write.
+            if let (Ok(_), Some(sizing)) = (&bound, sizing) {
+                let _ = results.send(sizing.set(&source));
+            }
             Done::Bound(alloc, key, bound)
         });
     }
@@ -192,6 +197,7 @@ impl Reconciler {
                             self.note_replaced(alloc, key, &identity);
                         }
                         self.note_host_whole(alloc, key);
+                        self.size_if_unknown(alloc, key);
                     }
                     _ => {}
                 }

@@ -15,6 +15,9 @@ pub struct Resolved {
     pub path: PathBuf,
     /// Read-only whatever the job asks for (reader-only access modes, or its definition).
     pub read_only: bool,
+    /// The most that it is to hold, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// Whether the directory may be created at first use.
     pub create: bool,
     /// Owner given to a directory that is created: uid and gid.

@@ -18,6 +18,7 @@ volume "pgdata" {
   backend = "main"
   path    = "/pg"
   create  = true
+  size    = "10GiB"
   owner   = "70:70"
   mode    = "0700"
   noexec  = true
@@ -58,6 +59,7 @@ fn a_registered_volume_is_what_its_definition_says() {
     let volume = placed.volume;
     assert_eq!((volume.name.as_str(), volume.backend.as_str()), ("pgdata", "main"));
     assert_eq!(volume.path, PathBuf::from("pg"));
+    assert_eq!(volume.size, Some(10 << 30));
     assert!(volume.create && !volume.read_only && volume.nosuid && volume.nodev && volume.noexec);
     assert_eq!((volume.owner, volume.mode), (Some((70, 70)), Some(0o700)));
 }
@@ -218,4 +220,12 @@ mod hostile {
             }
         }
     }
+}
+
+#[test]
+fn a_page_that_an_earlier_version_wrote_says_nothing_of_sizes() {
+    let page = r#"{"name":"pgdata","backend":"main","path":"pg","read_only":false,"create":true,"owner":null,"mode":null,
+        "nosuid":true,"nodev":true,"noexec":false}"#;
+    let volume: super::Resolved = serde_json::from_str(page).unwrap();
+    assert_eq!(volume.size, None);
 }

@@ -70,7 +70,7 @@ job "{name}" {{
         &["disk", "host", "attached", "2", "-"],
         &["main", "seaweedfs", "attached", "1"],
         &["gone", "seaweedfs", "failed", "0", "-"],
-        &["Volume", "Alloc", "Job", "Task", "Source", "Access", "State", "Age"],
+        &["Volume", "Alloc", "Job", "Task", "Source", "Access", "Size", "State", "Age"],
         &["pgdata", &shop[..8], "shop", "boxed", "disk", "read-write", "mounted"],
         &["pgdata", &shop[..8], "shop", "raw", "disk", "read-write", "mounted"],
         &["weeds", &garden[..8], "garden", "boxed", "main", "read-write", "mounted"],
@@ -116,9 +116,9 @@ job "{name}" {{
         "Summary    = every volume is mounted and proved",
         "            task storage has asked",
         "5. done     mount pgdata at local/pgdata of task boxed",
-        "            read-write, pgdata on disk, guarded and proved",
+        "            read-write, of unlimited size, pgdata on disk, guarded and proved",
         "6. done     mount pgdata at local/pgdata of task raw",
-        "            read-write, pgdata on disk, a link to a mount outside the allocation's directory, proved",
+        "            read-write, of unlimited size, pgdata on disk, a link to a mount outside the allocation's directory, proved",
     ] {
         assert!(explained.lines().any(|other| other.trim_end() == line), "no line {line:?} in\n{explained}");
     }

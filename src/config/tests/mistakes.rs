@@ -68,6 +68,25 @@ policy {
 }
 
 #[test]
+fn a_size_is_one_that_storage_systems_can_count() {
+    let of = |size: &str| {
+        let text = format!(
+            "backend \"host\" \"d\" {{\n  path = \"/srv\"\n}}\nvolume \"x\" {{\n  backend = \"d\"\n  size = {size}\n}}\n"
+        );
+        match read(&[("agent.hcl", &text)], &[]) {
+            Ok(loaded) => loaded.config.volumes["x"].size.unwrap().to_string(),
+            Err(invalid) => invalid.to_string(),
+        }
+    };
+    assert_eq!([of("\"1MiB\""), of("\"10 GB\"")], ["1048576", "10000000000"]);
+    for wrong in ["\"0B\"", "\"1023KiB\"", "\"8388608TiB\""] {
+        assert_eq!(of(wrong), "agent.hcl:6:10: size must be at least 1MiB, and less than 8388608TiB");
+    }
+    assert!(of("\"ten\"").starts_with("agent.hcl:6:10: size must be a size such as"), "{}", of("\"ten\""));
+    assert!(of("10").starts_with("agent.hcl:6:10: size must be"), "{}", of("10"));
+}
+
+#[test]
 fn what_must_hold_between_blocks_is_checked() {
     let text = "backend \"host\" \"disk\" {\n  path = \"/srv\"\n  dynamic = true\n}\n\
         backend \"host\" \"more\" {\n  path = \"/mnt\"\n  dynamic = true\n}\n\

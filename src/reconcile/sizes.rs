@@ -1,0 +1,101 @@
+//! Sizes of volumes: set where a backend enforces them, and what `status` says of each.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::binding::{Binding, BindingKey};
+use super::events::Done;
+use super::reconciler::Reconciler;
+use super::worker::Desk;
+use crate::backend::{self, Attached, Enforcement, Place, SizeError, SourceKey};
+use crate::config;
+use crate::hcl::written_size;
+use crate::nomad::model::AllocId;
+
+/// What this agent has set, by source and directory: the size, and why the storage system did not take it.
+pub(super) type Sizes = BTreeMap<(SourceKey, PathBuf), (u64, Option<String>)>;
+
+/// A size that is to be set, in the source's worker.
+pub(super) struct Sizing {
+    definition: config::Backend,
+    place: Place,
+    directory: PathBuf,
+    size: u64,
+}
+
+impl Sizing {
+    /// Sets it.
+    pub(super) fn set(self, attached: &Attached) -> Done {
+        let Self { definition, place, directory, size } = self;
+        let set = backend::of(&definition).set_size(&place, attached, &directory, Some(size));
+        Done::Sized(place.key, directory, size, set)
+    }
+}
+
+impl Reconciler {
+    /// What has to be set before a binding's volume is as it is defined: nothing where its backend enforces no size, or
+    /// this agent has set it already.
+    pub(super) fn find_sizing(&self, binding: &Binding) -> Option<Sizing> {
+        let (volume, size) = (&binding.volume, binding.volume.size?);
+        let source = self.sources.get(&binding.source)?;
+        if backend::enforcement(&source.definition, volume) != Enforcement::Enforced {
+            return None;
+        }
+        let known = self.sizes.get(&(binding.source.clone(), volume.path.clone()));
+        if known.is_some_and(|known| *known == (size, None)) {
+            return None;
+        }
+        Some(Sizing {
+            definition: source.definition.clone(),
+            place: source.place.clone(),
+            directory: volume.path.clone(),
+            size,
+        })
+    }
+
+    /// The same for a binding that a former agent made, after all that waits for its source already.
+    pub(super) fn size_if_unknown(&mut self, alloc: &AllocId, key: &BindingKey) {
+        let Some(binding) = self.live_mut(alloc, key).map(|live| live.binding.clone()) else { return };
+        let Some(sizing) = self.find_sizing(&binding) else { return };
+        let Some(attached) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
+            return;
+        };
+        self.submit(Desk::Source(binding.source), move || sizing.set(&attached));
+    }
+
+    pub(super) fn note_sized(&mut self, key: SourceKey, directory: PathBuf, size: u64, set: Result<(), SizeError>) {
+        let reason = set.err().map(|error| {
+            let reason = match error.hint() {
+                Some(hint) => format!("{error}; {hint}"),
+                None => error.to_string(),
+            };
+            tracing::warn!(source = %key, directory = %directory.display(), size, reason, "the volume's size is not enforced");
+            reason
+        });
+        self.sizes.insert((key, directory), (size, reason));
+    }
+
+    /// Whether a binding's volume is kept to its size, and why not where its backend would.
+    pub(super) fn find_enforcement(&self, binding: &Binding) -> (Enforcement, Option<String>) {
+        let volume = &binding.volume;
+        let Some(source) = self.sources.get(&binding.source) else {
+            return (Enforcement::without_limits(volume.size), None);
+        };
+        let promised = backend::enforcement(&source.definition, volume);
+        let (Enforcement::Enforced, Some(size)) = (promised, volume.size) else { return (promised, None) };
+        match self.sizes.get(&(binding.source.clone(), volume.path.clone())) {
+            Some((set, None)) if *set == size => (Enforcement::Enforced, None),
+            Some((_, Some(reason))) => (Enforcement::Advisory, Some(reason.clone())),
+            _ => (Enforcement::Advisory, Some("this agent has not set it yet".to_owned())),
+        }
+    }
+
+    /// Its size in a sentence's words: `10GiB (enforced), `.
+    pub(super) fn say_size(&self, binding: &Binding) -> String {
+        match (binding.volume.size, self.find_enforcement(binding)) {
+            (None, _) => "of unlimited size, ".to_owned(),
+            (Some(size), (enforced, None)) => format!("{} ({enforced}), ", written_size(size)),
+            (Some(size), (enforced, Some(reason))) => format!("{} ({enforced}: {reason}), ", written_size(size)),
+        }
+    }
+}
