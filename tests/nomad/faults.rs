@@ -3,6 +3,6 @@
 
 mod half_made;
 mod hang;
-mod scene;
+pub mod scene;
 mod server;
 mod starved;

@@ -7,6 +7,7 @@
 mod support;
 
 mod backends;
+mod conformance;
 mod crash;
 mod examples;
 mod faults;

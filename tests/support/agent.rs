@@ -5,7 +5,8 @@ use super::world::{PATIENCE, World};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::path::PathBuf;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -60,6 +61,33 @@ impl World {
             anyhow::ensure!(self.is_alive("agent"), "the agent ended");
             Ok(self.try_saddlebag(&["status", "--json"])?.status.success().then_some(()))
         })
+    }
+
+    /// Starts the agent as a service manager does, and returns when it has said that it is ready (sd_notify(3)).
+    ///
+    /// # Errors
+    /// Where it does not say so in time.
+    pub fn start_agent_until_ready(&self, hcl: &str) -> anyhow::Result<()> {
+        let configuration = self.configure_agent(hcl)?;
+        let path = self.directory.join("notify.sock");
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let arguments = [
+            format!("NOTIFY_SOCKET={}", path.display()),
+            self.saddlebag_path().display().to_string(),
+            "agent".to_owned(),
+            "--config".to_owned(),
+            configuration.display().to_string(),
+        ];
+        self.run("agent", Path::new("/usr/bin/env"), &arguments.each_ref().map(String::as_str))?;
+        let mut said = [0_u8; 4096];
+        loop {
+            let length = socket.recv(&mut said).context("waiting for READY=1")?;
+            if said[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether a process that the lab started is there still. A fresh one is there before it has a command line of its own.
@@ -125,7 +153,7 @@ impl World {
     }
 
     /// A process `… VERB … PLACE …`, by its arguments; the world's paths are in no other process's.
-    fn find_process(&self, verb: &str, place: &std::path::Path) -> Option<u32> {
+    fn find_process(&self, verb: &str, place: &Path) -> Option<u32> {
         let place = place.to_str()?;
         std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

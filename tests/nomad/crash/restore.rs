@@ -3,7 +3,6 @@
 use super::*;
 use crate::support::{PATIENCE, require};
 use nix::mount::{MntFlags, umount2};
-use std::os::unix::net::UnixDatagram;
 
 #[test]
 fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready() -> anyhow::Result<()> {
@@ -22,7 +21,7 @@ fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready()
     let before = pages(&world)?;
 
     unmount_as_a_reboot_does(&world, &alloc)?;
-    start_until_ready(&world)?;
+    world.start_agent_until_ready(&configuration)?;
     assert_restored(&world, &volume, &alloc)?;
     // Ready means mounted and proved; that the new mounts are noted is not waited for.
     world.wait_until("a ledger that knows the new mounts", PATIENCE, || {
@@ -32,7 +31,7 @@ fn what_was_mounted_before_a_reboot_is_mounted_again_before_the_agent_is_ready()
     // Nomad comes up after the agent, and starts tasks at once that find their mounts by then.
     world.kill_nomad()?;
     unmount_as_a_reboot_does(&world, &alloc)?;
-    start_until_ready(&world)?;
+    world.start_agent_until_ready(&configuration)?;
     assert_restored(&world, &volume, &alloc)?;
 
     world.start_nomad_again()?;
@@ -59,30 +58,6 @@ fn unmount_as_a_reboot_does(world: &World, alloc: &str) -> anyhow::Result<()> {
         umount2(&place, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {}", place.display()))?;
     }
     Ok(())
-}
-
-/// Starts the agent as a service manager does, and returns when it has said that it is ready.
-fn start_until_ready(world: &World) -> anyhow::Result<()> {
-    let path = world.directory().join("notify.sock");
-    let _ = std::fs::remove_file(&path);
-    let socket = UnixDatagram::bind(&path)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let (program, configuration) = (world.saddlebag_path(), world.directory().join("agent.hcl"));
-    let arguments = [
-        format!("NOTIFY_SOCKET={}", path.display()),
-        program.display().to_string(),
-        "agent".to_owned(),
-        "--config".to_owned(),
-        configuration.display().to_string(),
-    ];
-    world.run("agent", Path::new("/usr/bin/env"), &arguments.each_ref().map(String::as_str))?;
-    let mut said = [0_u8; 4096];
-    loop {
-        let length = socket.recv(&mut said).context("waiting for READY=1")?;
-        if said[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-            return Ok(());
-        }
-    }
 }
 
 /// At once: the agent has said that all is there.
