@@ -64,6 +64,19 @@ backend "seaweedfs" "main" {
   # read_only      = false
 }
 
+# An export of an NFS server, mounted by the kernel's own client. docs/backends/nfs.md has every key.
+backend "nfs" "nas" {
+  server  = "10.0.0.3"
+  export  = "/srv/export"
+  version = "4.2"         # left out: the highest of 4.2, 4.1 and 4.0 that the server has
+  attach  = "demand"
+
+  # hard    = true        # a task waits for its server; false loses writes
+  # lock    = true        # false is nolock, for version = "3"
+  # sec     = "krb5p"
+  # options = ["noresvport"]
+}
+
 # A registered volume: jobs ask for it by its name, storage_volume = "pgdata".
 volume "pgdata" {
   backend     = "main"
@@ -87,5 +100,6 @@ policy {
   allow_url = [
     "host:///srv/shared/",
     "seaweedfs://10.0.0.1:8888/buckets/scratch/",
+    "nfs://10.0.0.3/srv/scratch/",
   ]
 }

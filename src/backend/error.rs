@@ -80,6 +80,18 @@ pub enum AttachError {
     /// Its mount was taken away, and its mount program serves others still.
     #[error("its mount was taken away, and its mount program (pid {0}) still serves tasks")]
     StillServing(i32),
+    /// The server, or the mount program that asked it, says why not.
+    #[error("{reason}")]
+    Refused {
+        /// One sentence.
+        reason: String,
+        /// What to do.
+        hint: String,
+        /// Whether it may pass with nobody's help.
+        passes: bool,
+        /// What the mount program wrote.
+        log: Vec<String>,
+    },
     /// The kernel or the disk refused something.
     #[error("cannot {what}: {source}")]
     Host {
@@ -112,6 +124,7 @@ impl AttachError {
                 | Self::NoReply { .. }
                 | Self::Silent(_)
                 | Self::StillServing(_)
+                | Self::Refused { passes: true, .. }
         )
     }
 
@@ -123,7 +136,7 @@ impl AttachError {
     /// The mount program's own last lines.
     pub fn log(&self) -> &[String] {
         match self {
-            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } => log,
+            Self::ProgramEnded { log, .. } | Self::TooSlow { log, .. } | Self::Refused { log, .. } => log,
             _ => &[],
         }
     }
@@ -149,6 +162,7 @@ impl AttachError {
                 Kind::Configuration,
                 format!("look at `findmnt {}` and unmount what does not belong there", at.display()),
             ),
+            Self::Refused { hint, .. } => (Kind::Unavailable, hint.clone()),
             Self::NoReply { server, .. } => {
                 (Kind::Unavailable, format!("look at {server}: its process or its host hangs"))
             }

@@ -2,22 +2,20 @@
 //!
 //! What is particular to a storage system, its program and that program's arguments, is its backend's own.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::probe::{Question, Verdict};
+pub(super) use super::mount_point::make_private;
+use super::mount_point::{ask, look_at, with_parent};
 use super::program::{self, Program, Running};
 use super::{AttachError, Attached, DetachError, Place};
 use crate::config;
-use crate::sys::identity::{self, Identity};
 use crate::sys::mount::MountError;
-use crate::sys::{cgroup, mount, process, resolve, table};
+use crate::sys::{cgroup, mount, process, table};
 
 /// How often the mount is looked for while it comes up.
 const LOOK: Duration = Duration::from_millis(5);
@@ -56,10 +54,14 @@ impl FuseMount<'_> {
         }
         // A server that hangs keeps whoever asks in the kernel: not this thread, which the agent needs and cannot end.
         drop(root);
-        match self.ask(identity.mount_id)? {
-            Ok(()) => {
-                Ok(Some(Attached { root: place.mount_point.clone(), identity, pid: self.find_pid(), found: true }))
-            }
+        match ask(self.definition, self.place, &self.place.mount_point, identity.mount_id)? {
+            Ok(()) => Ok(Some(Attached {
+                root: place.mount_point.clone(),
+                identity,
+                pid: self.find_pid(),
+                found: true,
+                may_cross: true,
+            })),
             // Its mount program is there and cannot answer: a second one beside it would have two clients write.
             Err(error) if !is_dead(&error) => Err(AttachError::NoAnswer { source: error }),
             Err(error) => {
@@ -112,7 +114,7 @@ impl FuseMount<'_> {
         loop {
             if let Some((_, identity)) = look_at(&place.mount_point)? {
                 // Its program may have been killed as soon as it had mounted: that passes, and hooks wait for it.
-                match self.ask(identity.mount_id) {
+                match ask(self.definition, self.place, &self.place.mount_point, identity.mount_id) {
                     Ok(answer) => answer.map_err(|source| AttachError::NoAnswer { source })?,
                     // Its first answer may take as long as the rest of its start.
                     Err(error) if !error.is_silence() || Instant::now() > deadline => return Err(error),
@@ -123,6 +125,7 @@ impl FuseMount<'_> {
                     identity,
                     pid: Some(running.pid),
                     found: false,
+                    may_cross: true,
                 });
             }
             if running.has_ended(LOOK) {
@@ -138,18 +141,6 @@ impl FuseMount<'_> {
                     log: program::last_lines(&place.log),
                 });
             }
-        }
-    }
-
-    /// Has the mount asked whether it answers.
-    fn ask(&self, mount_id: u64) -> Result<io::Result<()>, AttachError> {
-        let question = Question::new(self.definition, self.place, &self.place.mount_point, mount_id);
-        match self.place.prober.ask(&question).map_err(AttachError::host("ask whether it answers"))? {
-            Verdict::Answers => Ok(Ok(())),
-            Verdict::Refuses { errno, reason } => {
-                Ok(Err(errno.map_or_else(|| io::Error::other(reason), io::Error::from_raw_os_error)))
-            }
-            Verdict::Silent { reason } => Err(AttachError::Silent(reason)),
         }
     }
 }
@@ -179,43 +170,4 @@ pub(super) fn detach(place: &Place) -> Result<(), DetachError> {
 fn is_dead(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|dead| error.raw_os_error() == Some(dead.raw_os_error()))
-}
-
-/// Opens the place without asking the file system anything, and says what is mounted there.
-fn look_at(mount_point: &Path) -> Result<Option<(OwnedFd, Identity)>, AttachError> {
-    let look = format!("look at {}", mount_point.display());
-    let root =
-        resolve::open_root(mount_point).map_err(|error| AttachError::host(look.clone())(io::Error::other(error)))?;
-    let identity = identity::identify(root.as_fd()).map_err(AttachError::host(look))?;
-    Ok(identity.is_mount_root.then_some((root, identity)))
-}
-
-fn with_parent(
-    path: &Path,
-    run: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), MountError>,
-) -> Result<(), MountError> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(MountError::Missing) };
-    match resolve::open_root(parent) {
-        Ok(parent) => run(parent.as_fd(), name),
-        Err(_) => Err(MountError::Missing),
-    }
-}
-
-/// Makes a folder that only root can enter, where there is none.
-///
-/// # Errors
-/// The disk's.
-pub(super) fn make_private(folder: &Path) -> Result<(), AttachError> {
-    // What is there is not made: the standard library would ask the mount whether it is a directory, and a mount that
-    // hangs does not say.
-    if resolve::open_root(folder).is_ok() {
-        return Ok(());
-    }
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(folder) {
-        // A dead mount is there and is no directory to stat(2): what it is, whoever opens it finds out.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(AttachError::host(format!("create {}", folder.display()))(error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -55,7 +55,7 @@ impl Backend for Host {
         let look = || format!("look at {}", path.display());
         let identity = identity::identify(root.as_fd()).map_err(AttachError::host(look()))?;
         identity::answers(root.as_fd()).map_err(AttachError::host(look()))?;
-        Ok(Attached { root: path.clone(), identity, pid: None, found: true })
+        Ok(Attached { root: path.clone(), identity, pid: None, found: true, may_cross: true })
     }
 
     fn detach(&self, _place: &Place) -> Result<(), DetachError> {

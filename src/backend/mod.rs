@@ -9,6 +9,8 @@ mod error;
 mod fuse;
 mod host;
 pub mod logs;
+mod mount_point;
+mod nfs;
 pub mod probe;
 pub mod prober;
 pub mod program;
@@ -68,6 +70,9 @@ pub struct Attached {
     pub pid: Option<i32>,
     /// Whether it was there already.
     pub found: bool,
+    /// Whether a directory of it that lies on another file system can be a volume: that one is mounted for as long as the
+    /// source, and is not the source's own affair.
+    pub may_cross: bool,
 }
 
 /// What every storage system can do.
@@ -149,6 +154,7 @@ pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
     match &definition.kind {
         BackendKind::Host(settings) => Box::new(host::Host::new(settings.clone(), definition.dynamic)),
         BackendKind::Seaweedfs(settings) => Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition)),
+        BackendKind::Nfs(settings) => Box::new(nfs::Nfs::new(settings.clone(), definition)),
     }
 }
 

@@ -205,7 +205,11 @@ pub fn tail(log: &Path) -> String {
 
 /// The last lines of a log; none where it cannot be read.
 pub fn last_lines(log: &Path) -> Vec<String> {
-    let text = tail(log);
+    tidy(&tail(log))
+}
+
+/// The last lines of what a program wrote.
+pub fn tidy(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     // A program's output is not trusted: no control character of it reaches a terminal.
     lines[lines.len().saturating_sub(LOG_LINES)..]

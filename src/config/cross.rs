@@ -1,7 +1,7 @@
 //! What must hold between the blocks of all files.
 
-use super::Volume;
 use super::read::{Gathered, Said, place};
+use super::{BackendKind, Volume, nfs};
 use crate::hcl::{Located, Problem, Source, nearest};
 
 /// Adds the mistakes between blocks, and gives back what is only doubtful.
@@ -39,6 +39,14 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
         let message = format!("metrics at {address} are told to everybody who can connect to it");
         let hint = "they name backends and volumes; keep others out with a firewall, or serve them at 127.0.0.1";
         warnings.extend(at(said.file, said.at, Problem::new(0..0, message).hint(hint)));
+    }
+    for (name, backend) in &gathered.backends {
+        let BackendKind::Nfs(nfs) = &backend.value.kind else { continue };
+        for doubt in nfs::options::doubts(nfs) {
+            let problem = Problem::new(0..0, format!("backend {name:?}: {}", doubt.message));
+            let problem = doubt.hint.into_iter().fold(problem, Problem::hint);
+            warnings.extend(at(backend.file, backend.at, problem));
+        }
     }
     for (name, volume) in gathered.volumes.iter().filter(|(_, volume)| volume.value.create && volume.value.read_only) {
         let message = format!("volume {name:?} is read-only, so create has no effect");

@@ -17,7 +17,7 @@ pub mod url;
 #[cfg(test)]
 mod tests;
 
-pub use kinds::{BackendKind, HostBackend, SeaweedfsBackend, WEED_PATHS};
+pub use kinds::{BackendKind, HostBackend, NfsBackend, SeaweedfsBackend, WEED_PATHS, nfs};
 pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
 pub use model::{AccessMode, Backend, Config, Nomad, Policy, Token, Volume};
 pub use names::{NAME_RULE, is_name};

@@ -8,6 +8,7 @@ use crate::hcl::Source;
 
 mod files;
 mod mistakes;
+mod nfs;
 mod urls;
 
 fn parse(text: &str) -> Config {

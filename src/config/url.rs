@@ -4,14 +4,17 @@
 
 use std::fmt;
 
+use super::nfs::options::{self, Mistake};
+use super::nfs::{self, NfsBackend};
+
 /// The longest URL that is read, in bytes.
 const LONGEST: usize = 1024;
 
 /// The schemes that name a storage system of this version.
-pub const SCHEMES: [&str; 2] = ["host", "seaweedfs"];
+pub const SCHEMES: [&str; 3] = ["host", "seaweedfs", "nfs"];
 
 /// Schemes that are understood, and have no backend in this version.
-pub const SCHEMES_WITHOUT_BACKEND: [&str; 2] = ["nfs", "gluster"];
+pub const SCHEMES_WITHOUT_BACKEND: [&str; 1] = ["gluster"];
 
 /// A kind of storage that a URL can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Scheme {
     Host,
     /// `seaweedfs://filer:8888/directory`
     Seaweedfs,
+    /// `nfs://server/directory?vers=4.2&nolock`
+    Nfs,
 }
 
 impl Scheme {
@@ -28,6 +33,7 @@ impl Scheme {
         match self {
             Self::Host => "host",
             Self::Seaweedfs => "seaweedfs",
+            Self::Nfs => "nfs",
         }
     }
 }
@@ -37,15 +43,18 @@ impl Scheme {
 pub struct StorageUrl {
     /// What kind of storage.
     pub scheme: Scheme,
-    /// `HOST:PORT`; empty for `host`.
+    /// `HOST:PORT`; of `nfs` also `HOST` alone; empty for `host`.
     pub authority: String,
     /// The path's components, all plain.
     pub components: Vec<String>,
+    /// What follows a `?`, which only `nfs` has: options of nfs(5), checked.
+    pub query: Option<String>,
 }
 
 impl fmt::Display for StorageUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", self.scheme.as_str(), self.authority, self.components.join("/"))
+        write!(f, "{}://{}/{}", self.scheme.as_str(), self.authority, self.components.join("/"))?;
+        self.query.as_ref().map_or(Ok(()), |query| write!(f, "?{query}"))
     }
 }
 
@@ -83,9 +92,28 @@ pub enum UrlError {
     /// `host:` with a server, another one without.
     #[error("{0}")]
     Authority(&'static str),
+    /// A query that an NFS mount cannot have.
+    #[error("{}", .0.message)]
+    Query(Mistake),
+    /// A prefix with a query: which options a URL may have is not the policy's affair.
+    #[error("a prefix has no query")]
+    PrefixQuery,
 }
 
 impl StorageUrl {
+    /// The export's server and the options of its mount, with every default; nothing of it for another scheme.
+    pub fn nfs(&self) -> Option<NfsBackend> {
+        if self.scheme != Scheme::Nfs {
+            return None;
+        }
+        let (server, port) = split_server(&self.authority)?;
+        let mut settings = NfsBackend::new(server, "/");
+        settings.port = port.unwrap_or(settings.port);
+        // It was read before.
+        self.query.as_deref().map_or(Ok(()), |query| options::read_query(&mut settings, query)).ok()?;
+        Some(settings)
+    }
+
     /// Reads a URL that names one directory.
     ///
     /// # Errors
@@ -137,22 +165,30 @@ fn parse(text: &str, slash_at_end: bool) -> Result<(StorageUrl, bool), UrlError>
     let scheme = match scheme {
         "host" => Scheme::Host,
         "seaweedfs" => Scheme::Seaweedfs,
+        "nfs" => Scheme::Nfs,
         _ if SCHEMES_WITHOUT_BACKEND.contains(&scheme) => return Err(UrlError::NoBackend(scheme.to_owned())),
         _ => return Err(UrlError::UnknownScheme(scheme.to_owned())),
     };
     let forbidden = |c: &char| c.is_control() || c.is_whitespace() || "%?#@\\\"'`<>{}|^*$,;".contains(*c);
-    if let Some(found) = rest.chars().find(forbidden) {
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) if scheme == Scheme::Nfs => (rest, Some(query)),
+        _ => (rest, None),
+    };
+    if let Some(found) = rest.chars().chain(query.unwrap_or_default().chars()).find(forbidden) {
         return Err(UrlError::Character(found));
     }
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     match scheme {
+        Scheme::Nfs if split_server(authority).is_none() => {
+            return Err(UrlError::Authority("an nfs URL names a server: nfs://server/export/x"));
+        }
         Scheme::Host if !authority.is_empty() => {
             return Err(UrlError::Authority("a host URL has three slashes and no server: host:///srv/x"));
         }
         Scheme::Seaweedfs if !is_host_port(authority) => {
             return Err(UrlError::Authority("a seaweedfs URL names a filer with its port: seaweedfs://filer:8888/x"));
         }
-        Scheme::Host | Scheme::Seaweedfs => {}
+        Scheme::Host | Scheme::Seaweedfs | Scheme::Nfs => {}
     }
     let below = slash_at_end && (path.is_empty() || path.ends_with('/'));
     let path = if slash_at_end { path.strip_suffix('/').unwrap_or(path) } else { path };
@@ -166,7 +202,31 @@ fn parse(text: &str, slash_at_end: bool) -> Result<(StorageUrl, bool), UrlError>
             return Err(UrlError::LongComponent);
         }
     }
-    Ok((StorageUrl { scheme, authority: authority.to_owned(), components }, below))
+    if query.is_some() && slash_at_end {
+        return Err(UrlError::PrefixQuery);
+    }
+    if let (Some(query), Some((server, _))) = (query, split_server(authority)) {
+        options::read_query(&mut NfsBackend::new(server, "/"), query).map_err(UrlError::Query)?;
+    }
+    let query = query.map(str::to_owned);
+    Ok((StorageUrl { scheme, authority: authority.to_owned(), components, query }, below))
+}
+
+/// The server and the port of `SERVER`, `SERVER:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+fn split_server(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (server, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().ok().map(|_| address)?, port),
+        None => {
+            let server = authority.split(':').next()?;
+            (server, &authority[server.len()..])
+        }
+    };
+    let is_digits = |text: &str| (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = match port.strip_prefix(':') {
+        Some(port) => Some(is_digits(port).then(|| port.parse().ok().filter(|port: &u16| *port > 0))??),
+        None => port.is_empty().then_some(None)?,
+    };
+    nfs::is_host(server).then_some((server, port))
 }
 
 /// Whether the text is `HOST:PORT`, `[IPV6]:PORT`, or either with `.GRPCPORT` behind it, as `weed` takes a filer.

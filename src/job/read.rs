@@ -228,7 +228,9 @@ fn name_source(ask: &Ask, source: String) -> Result<(String, SourceName), Refusa
         let label = match &ask.label {
             Some(label) => label.clone(),
             None => {
-                let path = source.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
+                // An NFS URL's options follow its path.
+                let plain = source.split('?').next().unwrap_or_default();
+                let path = plain.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
                 let last = path.and_then(|path| path.rsplit('/').next()).unwrap_or_default();
                 if !is_name(last) {
                     let message = format!("the URL {:?} does not end in a name for its volume", shorten(&source));

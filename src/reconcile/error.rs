@@ -43,6 +43,9 @@ pub enum BindError {
     /// The volume's directory cannot be opened.
     #[error("the volume's directory cannot be opened")]
     Volume(#[source] ResolveError),
+    /// The volume's directory is on another file system of the server than the export.
+    #[error("the volume's directory is on another file system of its server than the export")]
+    OtherFileSystem,
     /// Nomad has removed the allocation's directory.
     #[error("the allocation's directory is gone")]
     AllocationGone,
@@ -103,7 +106,8 @@ impl BindError {
 
     /// Whether the source did not answer, and is to be looked at again before anything else is bound from it.
     pub fn blames_source(&self) -> bool {
-        matches!(self, Self::Source(_) | Self::SourceChanged) || self.errno() == Some(Errno::NOTCONN)
+        matches!(self, Self::Source(_) | Self::SourceChanged)
+            || matches!(self.errno(), Some(Errno::NOTCONN | Errno::STALE))
     }
 
     /// What a call on the source, or on this host, failed with.
@@ -127,6 +131,14 @@ impl BindError {
                     "create it there, or write create = true into the definition of volume {} if it may be new",
                     volume.name
                 )),
+            ),
+            Self::OtherFileSystem => (
+                Kind::Configuration,
+                format!(
+                    "volume {}: {path} is on another file system of its server than what backend {} has mounted",
+                    volume.name, volume.backend
+                ),
+                Some("define a backend whose export is that directory".into()),
             ),
             Self::Volume(ResolveError::Symlink(_) | ResolveError::NotADirectory(_)) => (
                 Kind::Configuration,

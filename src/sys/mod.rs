@@ -8,6 +8,7 @@
 //! * [`table`] reads the kernel's mount table, [`own_table`] the own one for many at once; [`tree`] says what of it is
 //!   visible at a path.
 //! * [`namespace`] works in the mount namespaces of others; [`table_watch`] tells when a mount table changes.
+//! * [`network`] runs work in the host's network namespace.
 //! * [`resolve`] opens, makes and removes directories beneath a root that others may attack.
 //! * [`inode`] changes a directory's own attributes (immutable, mode, owner).
 //! * [`process`] identifies processes and finds who holds a clone of a mount.
@@ -26,6 +27,7 @@ pub mod inode;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod network;
 pub mod own_table;
 pub mod peer;
 pub mod process;

@@ -3,10 +3,10 @@
 //! Names in it can be chosen by anyone who may mount, so they are bytes, not text: the kernel escapes space,
 //! tab, newline and backslash as octal and passes everything else through.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::mount::Flags;
@@ -21,7 +21,8 @@ pub struct Entry {
     pub parent: u64,
     /// Major and minor number of the superblock's device.
     pub device: (u32, u32),
-    /// The directory of the file system that is this mount's root; ends in `//deleted` when that is gone.
+    /// The directory of the file system that is this mount's root; ends in `//deleted` when that is gone. On NFS the
+    /// server's own name of it.
     pub root: PathBuf,
     /// Where it is mounted, seen from the reader's root.
     pub mount_point: PathBuf,
@@ -93,6 +94,7 @@ fn fields(line: &[u8]) -> Option<Entry> {
     let peer_group = optional.iter().find_map(|word| number(word.strip_prefix(b"shared:")?));
     let fs_type = String::from_utf8(decode(words.next()?)?.into_vec()).ok()?;
     let source = decode(words.next()?)?;
+    let root = if is_nfs(&fs_type) { nfs_root(&source).unwrap_or(root) } else { root };
     let super_options = words.next()?;
     let has = |options: &[u8], wanted: &[u8]| options.split(|byte| *byte == b',').any(|option| option == wanted);
     Some(Entry {
@@ -113,6 +115,19 @@ fn fields(line: &[u8]) -> Option<Entry> {
         peer_group,
         super_options: OsString::from_vec(super_options.to_vec()),
     })
+}
+
+/// Whether a type is one of the kernel's NFS client.
+pub fn is_nfs(fs_type: &str) -> bool {
+    matches!(fs_type, "nfs" | "nfs4")
+}
+
+/// The directory that a mount of NFS shows. The kernel lists `/` as the root of every one, and names the directory behind
+/// the server in its source instead (`nfs_show_path` and `nfs_show_devname` in fs/nfs/super.c).
+fn nfs_root(source: &OsStr) -> Option<PathBuf> {
+    let bytes = source.as_bytes();
+    let colon = bytes.windows(2).position(|pair| pair == b":/")?;
+    Some(PathBuf::from(OsStr::from_bytes(&bytes[colon + 1..])))
 }
 
 fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
@@ -142,7 +157,6 @@ fn decode(word: &[u8]) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn hostile_names_are_decoded_as_bytes() {
@@ -176,5 +190,16 @@ mod tests {
     #[test]
     fn the_own_table_holds_the_root() {
         assert!(read_own().unwrap().iter().any(|entry| entry.mount_point.as_os_str() == "/"));
+    }
+
+    #[test]
+    fn the_directory_of_an_nfs_mount_is_told_by_its_source() {
+        // As Linux 6.12 lists an export, and binds of two directories of it.
+        let text = b"129 25 0:45 / /mnt/a rw,relatime shared:64 - nfs4 10.0.0.1:/srv/x rw,vers=4.2,hard\n\
+            124 25 0:45 / /mnt/b rw,relatime - nfs4 10.0.0.1:/srv/x/vol\\040a rw,vers=4.2,hard\n\
+            125 25 0:46 / /mnt/c ro - nfs [fd00::1]:/ rw,vers=3,hard\n\
+            126 25 0:47 / /mnt/d rw - fuse.sshfs 10.0.0.1:/srv/x rw\n";
+        let roots: Vec<PathBuf> = parse(text).unwrap().into_iter().map(|entry| entry.root).collect();
+        assert_eq!(roots, ["/srv/x", "/srv/x/vol a", "/", "/"].map(PathBuf::from));
     }
 }

@@ -7,8 +7,8 @@ use super::Resolved;
 use crate::config::model::Volume;
 use crate::config::url::{SCHEMES, SCHEMES_WITHOUT_BACKEND, UrlError};
 use crate::config::{
-    Backend, BackendKind, Config, HostBackend, NAME_RULE, Policy, Scheme, SeaweedfsBackend, StorageUrl, UrlPrefix,
-    is_name,
+    Backend, BackendKind, Config, HostBackend, NAME_RULE, NfsBackend, Policy, Scheme, SeaweedfsBackend, StorageUrl,
+    UrlPrefix, is_name,
 };
 use crate::hcl::nearest;
 use crate::job::{Refusal, SourceName};
@@ -95,6 +95,7 @@ impl Registry {
         let (backend, path) = match url.scheme {
             Scheme::Host => (host_below(prefix), below.iter().collect()),
             Scheme::Seaweedfs => self.seaweedfs_of(&url),
+            Scheme::Nfs => self.nfs_of(&url, prefix, below)?,
         };
         Ok(Placed { volume: resolved(text, &backend, path), backend })
     }
@@ -108,12 +109,49 @@ impl Registry {
                 let below = url.components.strip_prefix(root.as_slice())?;
                 Some((root.len(), backend, below))
             }
-            BackendKind::Seaweedfs(_) | BackendKind::Host(_) => None,
+            _ => None,
         });
         match mounted.max_by_key(|(depth, _, _)| *depth) {
             Some((_, backend, below)) => (backend.clone(), below.iter().collect()),
             None => (seaweedfs_at(&url.authority), url.components.iter().collect()),
         }
+    }
+
+    /// A configured backend that has the URL's export mounted, the deepest first, and as the URL's query says if it has
+    /// one; else one derived from the operator's prefix, whose directory is mounted as the export.
+    fn nfs_of(&self, url: &StorageUrl, prefix: &UrlPrefix, below: &[String]) -> Result<(Backend, PathBuf), Refusal> {
+        let wanted = url.nfs().unwrap_or_else(|| NfsBackend::new(url.authority.clone(), "/"));
+        let mounted = || {
+            self.backends.values().filter_map(|backend| match &backend.kind {
+                BackendKind::Nfs(nfs) if nfs.server == wanted.server && nfs.port == wanted.port => {
+                    let root: Vec<String> =
+                        nfs.export.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+                    let below = url.components.strip_prefix(root.as_slice())?;
+                    let same =
+                        NfsBackend { export: nfs.export.clone(), program: nfs.program.clone(), ..wanted.clone() };
+                    Some((root.len(), backend, below, url.query.is_none() || *nfs == same))
+                }
+                _ => None,
+            })
+        };
+        let as_said = mounted().filter(|(.., is_as_said)| *is_as_said).max_by_key(|(depth, ..)| *depth);
+        if let Some((_, backend, below, _)) = as_said {
+            return Ok((backend.clone(), below.iter().collect()));
+        }
+        // Else a job could have what the operator mounts read-only, say, mounted otherwise.
+        if let Some((_, backend, ..)) = mounted().next() {
+            let message = format!("backend {:?} has that export, with other options than {url} says", backend.name);
+            return Err(Refusal::not_permitted(message).hint("leave the URL's query out"));
+        }
+        // A prefix that allows a whole server does not say which of its directories are exports: the URL does.
+        let (of, below) = if prefix.url().components.is_empty() {
+            (StorageUrl { query: None, ..url.clone() }, [].as_slice())
+        } else {
+            (prefix.url().clone(), below)
+        };
+        let name = StorageUrl { query: url.query.clone(), ..of.clone() }.to_string();
+        let export = format!("/{}", of.components.join("/"));
+        Ok((derived(&name, BackendKind::Nfs(NfsBackend { export, ..wanted })), below.iter().collect()))
     }
 }
 
@@ -191,15 +229,22 @@ fn derived_name(url: &str) -> String {
     format!("{name}~~{hash:016x}")
 }
 
+/// The forms of URLs.
+const KNOWN: &str = "known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory";
+
 fn bad_url(text: &str, error: &UrlError) -> Refusal {
     let shown: String = text.chars().take(100).collect();
     let refusal = Refusal::configuration(format!("{shown:?} is not a storage URL that can be used: {error}"));
     match error {
         UrlError::UnknownScheme(scheme) => match nearest(scheme, SCHEMES.into_iter().chain(SCHEMES_WITHOUT_BACKEND)) {
             Some(near) => refusal.hint(format!("did you mean {near}://?")),
-            None => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
+            None => refusal.hint(KNOWN),
         },
-        UrlError::NoBackend(_) => refusal.hint("known are host:///directory and seaweedfs://filer:port/directory"),
+        UrlError::NoBackend(_) => refusal.hint(KNOWN),
+        UrlError::Query(mistake) => match &mistake.hint {
+            Some(hint) => refusal.hint(hint.clone()),
+            None => refusal,
+        },
         UrlError::Component(_) => {
             refusal.hint("write the directory's own path, with one / between its components and none at its end")
         }

@@ -14,6 +14,11 @@ backend "seaweedfs" "archive" {
   path      = "/buckets/archive"
   read_only = true
 }
+backend "nfs" "nas" {
+  server    = "nas"
+  export    = "/data/ro"
+  read_only = true
+}
 volume "pgdata" {
   backend = "main"
   path    = "/pg"
@@ -28,7 +33,7 @@ volume "letters" {
   create  = true
 }
 policy {
-  allow_url = ["host:///srv/", "host:///srv/deep/er/", "host:///opt/one", "seaweedfs://10.0.0.1:8888/", "seaweedfs://other:8888/x"]
+  allow_url = ["host:///srv/", "host:///srv/deep/er/", "host:///opt/one", "seaweedfs://10.0.0.1:8888/", "seaweedfs://other:8888/x", "nfs://nas/data/", "nfs://other"]
 }
 "#;
 
@@ -144,6 +149,34 @@ fn a_seaweedfs_url_finds_the_deepest_backend_that_has_it() {
 }
 
 #[test]
+fn an_nfs_url_finds_the_backend_that_has_it_or_mounts_the_operators_prefix() {
+    for (text, backend, export, path) in [
+        ("nfs://nas/data/ro/x", "nas", "/data/ro", "x"),
+        ("nfs://nas/data/ro/x?ro", "nas", "/data/ro", "x"),
+        ("nfs://nas/data/y/z", "nfs~3a~2f~2fnas~2fdata", "/data", "y/z"),
+        ("nfs://nas/data/y?vers=4.2&nolock", "nfs~3a~2f~2fnas~2fdata~3fvers~3d4.2~26nolock", "/data", "y"),
+        ("nfs://other/srv/z", "nfs~3a~2f~2fother~2fsrv~2fz", "/srv/z", ""),
+    ] {
+        let placed = url(text).unwrap();
+        let BackendKind::Nfs(nfs) = &placed.backend.kind else { panic!("{placed:?}") };
+        assert_eq!((placed.backend.name.as_str(), nfs.export.as_str()), (backend, export), "{text}");
+        assert_eq!(placed.volume.path, PathBuf::from(path), "{text}");
+        assert_eq!(placed.volume.read_only, nfs.read_only, "{text}");
+    }
+    // What is mounted read-only cannot be had otherwise by saying so.
+    let refusal = url("nfs://nas/data/ro/x?vers=4.2").unwrap_err();
+    assert_eq!(refusal.kind, Kind::NotPermitted);
+    assert_eq!(
+        said(Err(refusal)),
+        "backend \"nas\" has that export, with other options than nfs://nas/data/ro/x?vers=4.2 says (leave the URL's query out)"
+    );
+    assert_eq!(
+        said(url("nfs://nas/data/y?soft")),
+        "\"nfs://nas/data/y?soft\" is not a storage URL that can be used: \"soft\" in the URL's query is wrong: it loses writes (leave it out: a task waits for its server, and goes on)"
+    );
+}
+
+#[test]
 fn a_url_that_is_not_allowed_says_how_it_would_be() {
     let refusal = url("host:///etc").unwrap_err();
     assert_eq!(refusal.kind, Kind::NotPermitted);
@@ -174,8 +207,8 @@ fn a_url_that_could_mean_two_things_is_refused() {
             "\"host:///srv/%2e%2e/etc\" is not a storage URL that can be used: the URL holds '%', which no storage URL may",
         ),
         (
-            "nfs://nas/export/x",
-            "\"nfs://nas/export/x\" is not a storage URL that can be used: this version has no backend for nfs:// URLs (known are host:///directory and seaweedfs://filer:port/directory)",
+            "gluster://nas/export/x",
+            "\"gluster://nas/export/x\" is not a storage URL that can be used: this version has no backend for gluster:// URLs (known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory)",
         ),
         (
             "seaweed://f:1/x",
@@ -183,7 +216,7 @@ fn a_url_that_could_mean_two_things_is_refused() {
         ),
         (
             "https://example.org/x",
-            "\"https://example.org/x\" is not a storage URL that can be used: \"https\" is not a scheme of storage (known are host:///directory and seaweedfs://filer:port/directory)",
+            "\"https://example.org/x\" is not a storage URL that can be used: \"https\" is not a scheme of storage (known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory)",
         ),
         (
             "host://server/x",

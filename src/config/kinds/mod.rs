@@ -3,6 +3,7 @@
 //! A kind is a file here, which has its settings and reads them, a variant of [`BackendKind`], and a line in [`KINDS`].
 
 mod host;
+pub mod nfs;
 mod seaweedfs;
 
 use std::time::Duration;
@@ -14,13 +15,14 @@ use super::blocks::{checked, name_of, positive};
 use crate::hcl::{Problem, Section, Spanned};
 
 pub use host::HostBackend;
+pub use nfs::NfsBackend;
 pub use seaweedfs::{SeaweedfsBackend, WEED_PATHS};
 
 /// Reads what a block of a kind says beyond what every kind knows.
 type Read = fn(&mut Section<'_>, &mut Common) -> Option<BackendKind>;
 
 /// Every kind, by its name in the configuration.
-const KINDS: [(&str, Read); 2] = [("host", host::read), ("seaweedfs", seaweedfs::read)];
+const KINDS: [(&str, Read); 3] = [("host", host::read), ("seaweedfs", seaweedfs::read), ("nfs", nfs::read)];
 
 /// The kinds of storage systems.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub enum BackendKind {
     Host(HostBackend),
     /// A SeaweedFS filer.
     Seaweedfs(SeaweedfsBackend),
+    /// An export of an NFS server.
+    Nfs(NfsBackend),
 }
 
 impl BackendKind {
@@ -38,6 +42,7 @@ impl BackendKind {
         match self {
             Self::Host(_) => false,
             Self::Seaweedfs(seaweedfs) => seaweedfs.read_only,
+            Self::Nfs(nfs) => nfs.read_only,
         }
     }
 }
@@ -88,7 +93,7 @@ pub(in crate::config) fn backend(
         // Its keys are not looked at: which are right depends on the kind.
         problems.push(match crate::hcl::nearest(&kind.value, KINDS.map(|(known, _)| known)) {
             Some(near) => problem.hint(format!("did you mean {near:?}?")),
-            None => problem.hint(format!("the kinds are {}", KINDS.map(|(known, _)| known).join(" and "))),
+            None => problem.hint(format!("the kinds are {}", KINDS.map(|(known, _)| known).join(", "))),
         });
         return None;
     };

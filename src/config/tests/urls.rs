@@ -31,7 +31,32 @@ fn a_url_is_plain_or_refused() {
         ("seaweedfs://-filer:8888/x", false),
         ("seaweedfs://:8888/x", false),
         ("seaweedfs:///x", false),
-        ("nfs://server/x", false),
+        ("nfs://server/x", true),
+        ("nfs://server:2050/x/y", true),
+        ("nfs://[fd00::1]/x", true),
+        ("nfs://[fd00::1]:2050/x", true),
+        ("nfs://server", true),
+        ("nfs:///x", false),
+        ("nfs://server:/x", false),
+        ("nfs://server:0/x", false),
+        ("nfs://server:20x/x", false),
+        ("nfs://fd00::1/x", false),
+        ("nfs://user@server/x", false),
+        ("nfs://server/x/", false),
+        ("nfs://server/x?vers=4.2&nolock", true),
+        ("nfs://server/x?vers=3&nolock&ro&sec=sys&timeo=50&retrans=3", true),
+        ("nfs://server/x?", false),
+        ("nfs://server/x?vers=5", false),
+        ("nfs://server/x?vers=4.2&vers=4.1", false),
+        ("nfs://server/x?lock&nolock", false),
+        ("nfs://server/x?soft", false),
+        ("nfs://server/x?sharecache", false),
+        ("nfs://server/x?VERS=4", false),
+        ("nfs://server/x?nolock=1", false),
+        ("nfs://server/x?vers=4.2&mountport=7", false),
+        ("nfs://server/x?vers=4.2,nolock", false),
+        ("nfs://server/x?ro?rw", false),
+        ("seaweedfs://filer:8888/x?ro", false),
         ("gluster://server/x", false),
         ("/srv/x", false),
         ("", false),
@@ -56,6 +81,8 @@ fn prefixes_match_whole_components() {
         ("seaweedfs://filer:8888/b/", "seaweedfs://filer:88888/b/x", None),
         ("seaweedfs://filer:8888/b/", "seaweedfs://other:8888/b/x", None),
         ("seaweedfs://filer:8888", "seaweedfs://filer:8888/x", Some("x")),
+        ("nfs://nas/e/", "nfs://nas/e/x?vers=4.2&nolock", Some("x")),
+        ("nfs://nas/e/", "nfs://nas:2050/e/x", None),
     ] {
         let prefix = UrlPrefix::parse(prefix).unwrap();
         let found = StorageUrl::parse(url).ok().and_then(|url| prefix.find_below(&url).map(|below| below.join("/")));
@@ -65,7 +92,7 @@ fn prefixes_match_whole_components() {
 
 proptest! {
     #[test]
-    fn a_url_that_is_taken_prints_as_it_was_written(path in "[a-c./%]{0,12}", host in "(seaweedfs://f:1/|host:///)") {
+    fn a_url_that_is_taken_prints_as_it_was_written(path in "[a-c./%]{0,12}", host in "(seaweedfs://f:1/|host:///|nfs://nas/)") {
         let text = format!("{host}{path}");
         if let Ok(url) = StorageUrl::parse(&text) {
             prop_assert_eq!(url.to_string(), text);
@@ -76,6 +103,19 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,60}") {
         drop(StorageUrl::parse(&text));
+        drop(StorageUrl::parse(&format!("nfs://server/x?{text}")));
         drop(UrlPrefix::parse(&format!("host://{text}")));
     }
+}
+
+#[test]
+fn a_url_of_nfs_says_how_it_is_mounted() {
+    let settings = |text: &str| StorageUrl::parse(text).unwrap().nfs().unwrap();
+    let plain = settings("nfs://nas/x");
+    assert_eq!(plain, NfsBackend::new("nas", "/"));
+    let told = settings("nfs://nas:2050/x?vers=4.2&nolock&ro&sec=krb5p&lookupcache=none&timeo=50");
+    assert_eq!((told.port, told.version.as_str(), told.sec.as_str()), (2050, "4.2", "krb5p"));
+    assert!(!told.lock && told.read_only && told.hard);
+    assert_eq!((told.lookupcache.as_str(), told.timeo), ("none", Some(50)));
+    assert!(UrlPrefix::parse("nfs://nas/x/?ro").is_err());
 }

@@ -40,6 +40,10 @@ pub(super) fn open_volume(binding: &Binding, source: &Attached, creation: Creati
         Err(error) if error.is_missing() => return Err(BindError::NoSuchDirectory),
         Err(error) => return Err(BindError::Volume(error)),
     };
+    let look = BindError::host("look at the volume");
+    if !source.may_cross && identity::identify(directory.as_fd()).map_err(look)?.device != source.identity.device {
+        return Err(BindError::OtherFileSystem);
+    }
     identity::answers(directory.as_fd()).map_err(BindError::host("use the volume's directory"))?;
     Ok(directory)
 }

@@ -13,6 +13,10 @@ use crate::sys::descriptors;
 /// The thread's stack, in bytes.
 const STACK: usize = 64 << 10;
 
+/// What says that no answer can ever come: the mount program has ended, or the server does not know the directory any more
+/// (also where it cannot even read the handle: EBADHANDLE of include/linux/errno.h, which has no name outside).
+const DEAD: [Errno; 4] = [Errno::NOTCONN, Errno::CONNABORTED, Errno::STALE, Errno::from_raw_os_error(521)];
+
 /// Asks the file system of an `O_PATH` descriptor whether it is dead. `None`: it has not answered within `patience`. The
 /// thread that asked then waits for as long as the server does; `ended` is called when it has its answer, in every case.
 ///
@@ -50,5 +54,5 @@ pub fn is_dead_within(
 
 fn is_dead(fd: BorrowedFd<'_>) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    matches!(rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS), Err(Errno::NOTCONN | Errno::CONNABORTED))
+    rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS).is_err_and(|errno| DEAD.contains(&errno))
 }
