@@ -12,9 +12,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::serve::{self, LARGEST_BODY};
+use super::serve;
 use super::types::{AttachRequest, DetachRequest};
+use super::volumes::{DefinitionRequest, NameRequest};
 use super::{follow, metrics};
+use crate::config::LARGEST_DEFINITION;
 use crate::job::{Kind, Refusal, Wish};
 use crate::metrics::scrape::Scraper;
 use crate::nomad::model::AllocId;
@@ -23,6 +25,8 @@ use crate::sys::peer;
 
 /// Connections at a time: as many hooks can wait.
 const MOST_CONNECTIONS: usize = 512;
+/// The largest body, in bytes: a volume's definition, of which every byte may be escaped.
+const LARGEST_CHANGE: usize = 4 * LARGEST_DEFINITION;
 
 #[derive(Clone)]
 struct Caller {
@@ -61,10 +65,15 @@ fn route(stream: &UnixStream, handle: &Handle, scraper: &Scraper, group: Option<
         .route("/v1/mount", post(mount))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
+        .route("/v1/volume/register", post(register))
+        .route("/v1/volume/create", post(create))
+        .route("/v1/volume/deregister", post(deregister))
+        .route("/v1/volume/delete", post(delete))
+        .route("/v1/volumes", get(volumes))
         .route("/v1/status", get(status))
         .route("/v1/allocation/{prefix}", get(explain))
         .fallback(serve::no_such_path)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(LARGEST_CHANGE))
         .with_state(Caller { handle: handle.clone(), may_act })
         .route(metrics::PATH, get(metrics::answer).with_state(scraper.clone()))
 }
@@ -137,6 +146,61 @@ async fn detach(State(caller): State<Caller>, body: axum::body::Bytes) -> Respon
         Ok(reply) => Json(reply).into_response(),
         Err(refusal) => serve::refuse(refusal),
     }
+}
+
+/// A reply, or why not.
+fn answer(answer: Result<impl serde::Serialize, Refusal>) -> Response {
+    match answer {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+/// Only root changes what volumes are.
+fn read_change<T: serde::de::DeserializeOwned>(caller: &Caller, body: &[u8], form: &str) -> Result<T, Refusal> {
+    if !caller.may_act {
+        return Err(Refusal::not_permitted("only root may change volumes"));
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal {
+        kind: Kind::Usage,
+        message: format!("the body is not a request: {error}"),
+        hint: Some(format!("send {form}")),
+    })
+}
+
+const DEFINITION: &str = "{\"file\": \"pgdata.hcl\", \"text\": \"volume …\"}";
+const NAME: &str = "{\"volume\": \"<name>\"}";
+
+async fn register(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    match read_change(&caller, &body, DEFINITION) {
+        Ok(DefinitionRequest { file, text }) => answer(caller.handle.register(file, text, false).await),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn create(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    match read_change(&caller, &body, DEFINITION) {
+        Ok(DefinitionRequest { file, text }) => answer(caller.handle.register(file, text, true).await),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn deregister(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    match read_change(&caller, &body, NAME) {
+        Ok(NameRequest { volume, .. }) => answer(caller.handle.deregister(volume).await),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn delete(State(caller): State<Caller>, body: axum::body::Bytes) -> Response {
+    match read_change(&caller, &body, NAME) {
+        Ok(NameRequest { volume, dynamic }) => answer(caller.handle.delete(volume, dynamic).await),
+        Err(refusal) => serve::refuse(refusal),
+    }
+}
+
+async fn volumes(State(caller): State<Caller>) -> Response {
+    answer(caller.handle.volumes().await)
 }
 
 async fn status(State(caller): State<Caller>, RawQuery(query): RawQuery) -> Response {

@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod question;
 pub mod serve;
 pub mod types;
+pub mod volumes;

@@ -8,6 +8,7 @@
 //! | `GET /v1/status` | both (an allocation's own shows that allocation only) | | [`Status`] |
 //! | `GET /v1/status?index=N&wait=30s` | the host's | | [`Status`], once its index is another than N, or after that time (`30s` where none is given, at most 5 minutes) |
 //! | `GET /v1/allocation/{id or prefix}` | both (an allocation's own answers for itself only) | | [`Explanation`] |
+//! | about volumes as such, see [`super::volumes`] | the host's | | |
 //! | `GET /metrics` | the host's | | text for Prometheus |
 //!
 //! A request that fails is answered with an [`ErrorReply`] and a status of 400 (usage), 403 (not permitted),

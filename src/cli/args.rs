@@ -5,6 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod volume;
+
+pub use volume::{
+    AnswerArgs, AttachArgs, DefinitionArgs, DeleteArgs, DetachArgs, ListArgs, NameArgs, OrderArgs, VolumeArgs,
+    VolumeStatusArgs, VolumeVerb, WhenLost,
+};
+
 /// Where the agent's socket is when nothing else is said.
 pub const HOST_SOCKET: &str = "/run/saddlebag/saddlebag.sock";
 
@@ -68,7 +75,7 @@ pub enum Verb {
     #[command(after_help = EXPLAIN_EXAMPLE)]
     Explain(ExplainArgs),
 
-    /// Attach a volume to tasks that run, or take it away again
+    /// Register, create, list and delete volumes; attach them to tasks that run
     Volume(VolumeArgs),
 
     /// Run the agent: one on each Nomad client, as root
@@ -143,17 +150,6 @@ const EXPLAIN_EXAMPLE: &str = "\
 Examples:
   saddlebag explain 8f1c9b52
   saddlebag explain --json 8f1c9b52-5bd0-4c5a-b6a3-0f7a3c9f2f11";
-
-const ATTACH_EXAMPLE: &str = "\
-Examples:
-  saddlebag volume attach 8f1c9b52 dumps
-  saddlebag volume attach 8f1c9b52 dumps --task db --destination local/dumps --read-only
-  saddlebag volume attach 8f1c9b52 seaweedfs://filer.example.com:8888/backups --name old";
-
-const DETACH_EXAMPLE: &str = "\
-Examples:
-  saddlebag volume detach 8f1c9b52 dumps
-  saddlebag volume detach 8f1c9b52 local/dumps --task db --force";
 
 const AGENT_EXAMPLE: &str = "\
 Examples:
@@ -246,105 +242,6 @@ pub struct ExplainArgs {
     /// Where the agent is.
     #[command(flatten)]
     pub socket: SocketArgs,
-}
-
-/// `saddlebag volume`.
-#[derive(Debug, Clone, Args)]
-#[command(arg_required_else_help = true)]
-pub struct VolumeArgs {
-    /// What to do with it.
-    #[command(subcommand)]
-    pub verb: VolumeVerb,
-}
-
-/// The verbs of `saddlebag volume`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum VolumeVerb {
-    /// Attach a volume to tasks of an allocation that run
-    ///
-    /// Mounts the volume on the host and inside each container of the tasks, by the rules that a job's words have, and
-    /// ends when it is proved there. The tasks are not restarted. From then on it is like any other volume of
-    /// theirs: mended when it is lost, there again after a restart of the task or of the host, and detached when the
-    /// task is over. The job does not know of it: the next allocation does not get it. May be asked again at any time.
-    #[command(after_help = ATTACH_EXAMPLE)]
-    Attach(AttachArgs),
-
-    /// Take an attached volume away from tasks that run
-    ///
-    /// Takes the volume out of each container of the tasks and off the host; what it holds is not touched. While a
-    /// process has something of it open it stays, and the process is named. Volumes that the job itself asks for
-    /// are never taken away from under it. May be asked again at any time.
-    #[command(after_help = DETACH_EXAMPLE)]
-    Detach(DetachArgs),
-}
-
-/// What attaching and detaching have in common.
-#[derive(Debug, Clone, Args)]
-pub struct OrderArgs {
-    /// The allocation's id, or its first characters (at least 4)
-    #[arg(value_name = "ALLOC")]
-    pub alloc: String,
-    /// The task; may be given several times [default: to attach, the only task that runs; to detach, every task that has
-    /// the volume]
-    #[arg(long, value_name = "NAME")]
-    pub task: Vec<String>,
-    /// How long to wait for the agent and for the volume, in all
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
-    /// Print what was done as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Where the agent is.
-    #[command(flatten)]
-    pub socket: SocketArgs,
-}
-
-/// `saddlebag volume attach`.
-#[derive(Debug, Clone, Args)]
-pub struct AttachArgs {
-    /// What attaching and detaching have in common.
-    #[command(flatten)]
-    pub order: OrderArgs,
-    /// The volume's name, or a URL that the agent's configuration allows
-    #[arg(value_name = "VOLUME")]
-    pub volume: String,
-    /// A label to know it by [default: the volume's name]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Where, below the task's directory [default: local/NAME]
-    #[arg(long, value_name = "PATH")]
-    pub destination: Option<String>,
-    /// Read-only, whatever the volume's definition allows
-    #[arg(long)]
-    pub read_only: bool,
-    /// What to do when the mount is lost under the task
-    #[arg(long, value_name = "WHAT", default_value = "reattach")]
-    pub on_failure: WhenLost,
-}
-
-/// What is done when a mount is lost under its task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WhenLost {
-    /// Mount it again under the running task.
-    Reattach,
-    /// And have Nomad restart the task.
-    Restart,
-    /// Have Nomad stop the allocation and place it anew.
-    Fail,
-}
-
-/// `saddlebag volume detach`.
-#[derive(Debug, Clone, Args)]
-pub struct DetachArgs {
-    /// What attaching and detaching have in common.
-    #[command(flatten)]
-    pub order: OrderArgs,
-    /// The volume's label, or its path below the task's directory
-    #[arg(value_name = "VOLUME")]
-    pub volume: String,
-    /// Also while processes have it open; what these have open they keep
-    #[arg(long)]
-    pub force: bool,
 }
 
 /// The configuration's files.

@@ -5,7 +5,8 @@
 //! * [`client`] asks the agent: one request, one bounded answer, one deadline.
 //! * [`mount`] is what a prestart task runs; [`task_log`] puts its lines where `nomad alloc logs` finds them.
 //! * [`status`] and [`explain`] show what the agent knows, [`watch`] each change of it; [`text`] and [`table`] are how they look.
-//! * [`volume`] attaches volumes to tasks that run, and takes them away.
+//! * [`volume`] attaches volumes to tasks that run, and takes them away; [`volumes`] registers, creates, lists and deletes
+//!   them.
 //! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
 //!   to systemd's.
 //! * [`config`] and [`version`] answer on their own; [`pages`] writes what a package has of the command line.
@@ -34,6 +35,7 @@ pub mod task_log;
 pub mod text;
 pub mod version;
 pub mod volume;
+pub mod volumes;
 pub mod watch;
 
 use args::{Cli, ConfigVerb, Verb, VolumeVerb};
@@ -55,6 +57,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Status(args) => status::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Volume(args) => match args.verb {
+            VolumeVerb::Register(args) => volumes::register(&args),
+            VolumeVerb::Create(args) => volumes::create(&args),
+            VolumeVerb::Deregister(args) => volumes::deregister(&args),
+            VolumeVerb::Delete(args) => volumes::delete(&args),
+            VolumeVerb::List(args) => volumes::list(&args),
+            VolumeVerb::Status(args) => volumes::status(&args),
             VolumeVerb::Attach(args) => volume::attach(args),
             VolumeVerb::Detach(args) => volume::detach(args),
         },

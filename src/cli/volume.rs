@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::types::{AttachRequest, DetachReply, DetachRequest, Detached, MountReply};
-use crate::cli::args::{AttachArgs, DetachArgs, OrderArgs, WhenLost};
+use crate::cli::args::{AttachArgs, DetachArgs, SocketArgs, WhenLost};
 use crate::cli::client::{self, AskError, Question};
 use crate::cli::exit::{Failure, UNAVAILABLE, USAGE};
 use crate::cli::text::one_line;
@@ -36,7 +36,7 @@ pub fn attach(args: AttachArgs) -> Ended {
             WhenLost::Fail => OnFailure::Fail,
         },
     };
-    let reply: MountReply = order("/v1/attach", &request, &args.order)?;
+    let reply: MountReply = order("/v1/attach", &request, &args.order.socket, args.order.timeout)?;
     if args.order.json { status::print_json(&reply) } else { exit::print(&mount::lines(&reply)) }
 }
 
@@ -51,16 +51,22 @@ pub fn detach(args: DetachArgs) -> Ended {
         tasks: args.order.task.clone(),
         force: args.force,
     };
-    let reply: DetachReply = order("/v1/detach", &request, &args.order)?;
+    let reply: DetachReply = order("/v1/detach", &request, &args.order.socket, args.order.timeout)?;
     if args.order.json { status::print_json(&reply) } else { exit::print(&lines(&reply)) }
 }
 
-fn order<T: DeserializeOwned>(path: &str, request: &impl Serialize, args: &OrderArgs) -> Result<T, Failure> {
+/// Asks for a change until it is answered: every one of them can be asked for twice.
+pub(super) fn order<T: DeserializeOwned>(
+    path: &str,
+    request: &impl Serialize,
+    socket: &SocketArgs,
+    timeout: Duration,
+) -> Result<T, Failure> {
     let question = Question::post(path, request)
         .map_err(|error| Failure::new(USAGE, format!("the request cannot be written: {error}")))?;
-    let socket = args.socket.path();
+    let socket = socket.path();
     // Ten years are as good as for ever, and an Instant can hold them.
-    let deadline = Instant::now() + args.timeout.min(Duration::from_secs(315_360_000));
+    let deadline = Instant::now() + timeout.min(Duration::from_secs(315_360_000));
     let asks = async {
         loop {
             match client::ask(&socket, question.clone(), deadline).await {

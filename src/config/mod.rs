@@ -2,11 +2,13 @@
 //!
 //! [`Config::parse`] and [`Config::read`] are pure; [`Config::load`] reads the files, and is the only I/O.
 //!
-//! * `blocks` knows the keys of each block, `kinds` those of each kind of backend, `cross` what must hold between blocks, `read` puts files together;
+//! * `blocks` knows the keys of each block, `kinds` those of each kind of backend, `cross` what must hold between blocks, `read` puts files together, `define` reads a volume's
+//!   definition that is registered while the agent runs;
 //! * [`model`] is what comes out, [`names`] and [`url`] the two grammars that jobs share with the configuration.
 
 mod blocks;
 mod cross;
+mod define;
 mod kinds;
 mod load;
 pub mod model;
@@ -17,6 +19,7 @@ pub mod url;
 #[cfg(test)]
 mod tests;
 
+pub use define::LARGEST_DEFINITION;
 pub use kinds::{BackendKind, HostBackend, NfsBackend, SeaweedfsBackend, WEED_PATHS, nfs};
 pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
 pub use model::{AccessMode, Backend, Config, Nomad, Policy, Token, Volume};

@@ -31,8 +31,10 @@ pub struct Config {
     pub nomad: Nomad,
     /// Storage systems by their name.
     pub backends: BTreeMap<String, Backend>,
-    /// Registered volumes by their name.
+    /// The volumes that the files define, by their name.
     pub volumes: BTreeMap<String, Volume>,
+    /// Where each of them is defined: `FILE:LINE:COLUMN`.
+    pub places: BTreeMap<String, String>,
     /// What jobs may do beyond naming a volume.
     pub policy: Policy,
 }
@@ -66,6 +68,11 @@ impl Config {
     /// Bindings that tasks reach by a symbolic link, outside every allocation directory.
     pub fn links_dir(&self) -> PathBuf {
         self.state_dir.join("bindings")
+    }
+
+    /// Volumes that were registered while the agent ran, a file for each.
+    pub fn registered_dir(&self) -> PathBuf {
+        self.state_dir.join("volumes.d")
     }
 
     /// Logs of the mount programs.

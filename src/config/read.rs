@@ -150,7 +150,9 @@ impl Gathered {
             let embedded = embedded(&state_dir);
             backends.insert(embedded.name.clone(), embedded);
         }
+        let places = self.volumes.iter().map(|(name, said)| (name.clone(), place(said, sources))).collect();
         Config {
+            places,
             run_dir: value(self.run_dir, "/run/saddlebag"),
             status_group: self.status_group.map(|said| said.value),
             hook_timeout: self.hook_timeout.map_or(Duration::from_secs(45), |said| said.value),

@@ -9,6 +9,7 @@ use crate::hcl::Source;
 mod files;
 mod mistakes;
 mod nfs;
+mod registered;
 mod urls;
 
 fn parse(text: &str) -> Config {

@@ -4,11 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use super::binding::{Binding, BindingKey};
+use super::definitions::DefinitionError;
 use super::error::{BindError, UnbindError};
 use super::execute::inside::Found as FoundInside;
 use super::execute::{Displaced, Force, Found, InsideError, Proved, TakeOutError};
 use super::ledger::LedgerError;
 use super::plan::Observed;
+use super::volumes::{WorkError, Worked};
 use crate::backend::prober::Report;
 use crate::backend::{AttachError, Attached, DetachError, SizeError, SourceKey};
 use crate::guard::wire::Hello;
@@ -25,6 +27,10 @@ pub enum Done {
     Detached(SourceKey, Result<(), DetachError>),
     /// A volume's directory of a source was given its size, or not.
     Sized(SourceKey, PathBuf, u64, Result<(), SizeError>),
+    /// A volume's definition is on the disk, or off it.
+    DefinitionStored(String, Result<(), DefinitionError>),
+    /// What an operator wants of a volume was done in its source; its size.
+    VolumeWorked(String, Option<u64>, Result<Worked, WorkError>),
     /// A mount program has ended; whether the kernel killed it for want of memory.
     ProgramEnded(SourceKey, i32, bool),
     /// What a probe of a source found.
@@ -86,6 +92,8 @@ pub(super) enum Timer {
     Awaited(AllocId),
     /// A question's deadline.
     Question(u64),
+    /// The deadline of a change of a volume.
+    Volume(String),
     /// The end of the wait for what an earlier agent had mounted.
     Settle,
     /// Work for which no thread could be started.

@@ -8,6 +8,7 @@ mod find;
 pub mod inside;
 mod leave;
 mod living;
+mod set_aside;
 mod sweep;
 mod take_out;
 mod volume;
@@ -33,10 +34,11 @@ pub use displaced::{Displaced, Proved, find_displaced, uncover};
 pub use find::{Found, find_mounts, guard_found};
 pub use inside::{Cache, InsideError, Place, mend_inside};
 pub use leave::{Force, Leaving, unbind};
+pub use set_aside::{Kept, SetAsideError, set_aside};
 pub use sweep::{is_collected, sweep, sweep_forgotten};
 pub use take_out::{TakeOutError, take_out};
-pub use volume::Creation;
 use volume::open_volume;
+pub use volume::{Creation, has_volume, make_volume};
 
 /// How long the guard may take to mark a mount.
 const MARK_DEADLINE: Duration = Duration::from_secs(5);

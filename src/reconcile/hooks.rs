@@ -97,6 +97,8 @@ impl Reconciler {
             let asking = asking.task.clone();
             match self.read_job(allocation, asking.as_deref(), node) {
                 Ok((task, bindings)) => self.want(alloc, asking.as_deref(), task, bindings),
+                // A definition that it needs is being changed: it is read once that is done.
+                Err(refusal) if refusal.kind == Kind::TryAgain => return,
                 Err(refusal) => {
                     self.refuse(alloc, &refusal);
                     return;
@@ -281,6 +283,12 @@ impl Reconciler {
                 message: format!("Nomad could not be asked for allocation {} within {waited}: {reason}", alloc.short()),
                 hint: None,
             };
+        }
+        if let (Some(allocation), Some(node), Some(unread)) =
+            (&entry.allocation, &self.nomad.node, entry.hooks.iter().find(|hook| !hook.read))
+            && let Err(refusal) = self.read_job(allocation, unread.task.as_deref(), node)
+        {
+            return refusal;
         }
         if entry.allocation.is_none() {
             return Refusal {

@@ -5,13 +5,15 @@
 //! * [`entry`], [`live`] and [`source`]: what is known of one allocation, of one binding and of one source.
 //! * [`plan`]: from desired, recorded and observed to steps. Pure.
 //! * [`ledger`]: a durable file for each allocation.
+//! * [`definitions`]: a durable file for each volume that was registered while an agent ran.
 //! * [`execute`]: the steps that change mounts.
 //! * [`events`]: what workers and watchers report, and timers.
-//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `sizes`, `probes`, `questions`, `news` are its parts,
+//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `sizes`, `volumes`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
 //!   Prometheus, `follow` who hears of each change.
 
 pub mod binding;
+pub mod definitions;
 pub mod entry;
 pub mod error;
 pub mod events;
@@ -35,15 +37,18 @@ mod sizes;
 pub mod source;
 mod sources;
 mod steps;
+mod volumes;
 pub mod worker;
 
 pub use orders::{Order, Selection, What};
+pub use volumes::VolumeAsk;
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::types::{DetachReply, Explanation, MountReply, Status};
+use crate::api::volumes::{VolumeList, VolumeReply};
 use crate::guard::question::{Answer, Question};
 use crate::job::{Kind, Refusal, Wish};
 use crate::metrics::snapshot::Snapshot;
@@ -95,6 +100,8 @@ pub enum Ask {
         /// The answer.
         reply: oneshot::Sender<Result<Explanation, Refusal>>,
     },
+    /// What an operator wants of volumes as such.
+    Volume(VolumeAsk),
     /// The guard holds Nomad's agent at a directory.
     Question {
         /// Which.
@@ -148,6 +155,38 @@ impl Handle {
     /// The refusal that the operator is told; all stays attached then.
     pub async fn detach(&self, prefix: String, selection: Selection) -> Result<DetachReply, Refusal> {
         self.ask(|reply| Ask::Order { prefix, what: What::Detach { selection, reply } }).await?
+    }
+
+    /// Registers a volume, or changes its definition; and makes its directory.
+    ///
+    /// # Errors
+    /// The refusal that the operator is told.
+    pub async fn register(&self, file: String, text: String, make: bool) -> Result<VolumeReply, Refusal> {
+        self.ask(|reply| Ask::Volume(VolumeAsk::Register { file, text, make, reply })).await?
+    }
+
+    /// Forgets a volume's definition.
+    ///
+    /// # Errors
+    /// The refusal that the operator is told; it stays as it is then.
+    pub async fn deregister(&self, name: String) -> Result<VolumeReply, Refusal> {
+        self.ask(|reply| Ask::Volume(VolumeAsk::Deregister { name, reply })).await?
+    }
+
+    /// Takes a volume's directory out of the way, and forgets its definition.
+    ///
+    /// # Errors
+    /// The refusal that the operator is told.
+    pub async fn delete(&self, name: String, dynamic: bool) -> Result<VolumeReply, Refusal> {
+        self.ask(|reply| Ask::Volume(VolumeAsk::Delete { name, dynamic, reply })).await?
+    }
+
+    /// Every volume that this node knows.
+    ///
+    /// # Errors
+    /// Only when the agent is stopping.
+    pub async fn volumes(&self) -> Result<VolumeList, Refusal> {
+        self.ask(|reply| Ask::Volume(VolumeAsk::List { reply })).await
     }
 
     /// How everything stands, or one allocation.

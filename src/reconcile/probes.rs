@@ -94,9 +94,12 @@ impl Reconciler {
             Ask::Status { alloc: Some(alloc), .. } => of(&|id| id == alloc),
             Ask::Explain { prefix, .. } => of(&|id| id.as_str().starts_with(prefix.as_str())),
             // A scrape, and whoever follows, is told what is known: sources in use are asked by themselves.
-            Ask::Measure { .. } | Ask::Follow { .. } | Ask::Mount { .. } | Ask::Order { .. } | Ask::Question { .. } => {
-                BTreeSet::new()
-            }
+            Ask::Measure { .. }
+            | Ask::Follow { .. }
+            | Ask::Mount { .. }
+            | Ask::Order { .. }
+            | Ask::Volume(_)
+            | Ask::Question { .. } => BTreeSet::new(),
         }
     }
 

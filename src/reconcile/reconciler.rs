@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use super::definitions::Definitions;
 use super::entry::Entry;
 use super::events::{Done, Timer};
 use super::execute::{Cache, Host};
@@ -18,6 +19,7 @@ use super::questions::Asked;
 use super::recovery::Recovery;
 use super::sizes::Sizes;
 use super::source::Source;
+use super::volumes::Change;
 use super::worker::{Desk, Work, Workers};
 use super::{Ask, Handle};
 use crate::backend::SourceKey;
@@ -67,6 +69,8 @@ pub struct Reconciler {
     pub(super) entries: BTreeMap<AllocId, Box<Entry>>,
     pub(super) sources: BTreeMap<SourceKey, Source>,
     pub(super) sizes: Sizes,
+    pub(super) definitions: Definitions,
+    pub(super) changes: BTreeMap<String, Change>,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) next_question: u64,
     pub(super) next_look: u64,
@@ -133,9 +137,12 @@ impl Reconciler {
     ) -> Result<Self, StartError> {
         let ledger = Ledger::open(&config.ledger_dir())?;
         let (pages, bad) = ledger.read()?;
+        let definitions = Definitions::new(config.registered_dir());
+        let mut registry = Registry::new(&config);
+        definitions.recall(&config, &mut registry);
         let (results, inbox) = mpsc::unbounded_channel();
         let mut reconciler = Self {
-            registry: Registry::new(&config),
+            registry,
             guard_client,
             host: None,
             ledger,
@@ -150,6 +157,8 @@ impl Reconciler {
             entries: BTreeMap::new(),
             sources: BTreeMap::new(),
             sizes: Sizes::default(),
+            definitions,
+            changes: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_question: 0,
             next_look: 0,
@@ -201,6 +210,7 @@ impl Reconciler {
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut news: mpsc::Receiver<News>) {
         self.attach_what_is_kept();
         loop {
+            self.serve_changes();
             self.reconcile_dirty();
             self.tell_if_settled();
             self.stir_followers();
@@ -233,6 +243,7 @@ impl Reconciler {
             Ask::Explain { prefix, reply } => {
                 let _ = reply.send(self.explain(&prefix));
             }
+            Ask::Volume(ask) => self.take_volume_ask(ask),
             Ask::Question { question, reply } => self.take_question(question, reply),
         }
     }
@@ -242,6 +253,8 @@ impl Reconciler {
             Done::Attached(key, result) => self.note_attached(&key, result),
             Done::Detached(key, result) => self.note_detached(&key, result),
             Done::Sized(key, directory, size, result) => self.note_sized(key, directory, size, result),
+            Done::DefinitionStored(name, stored) => self.note_definition_stored(&name, stored),
+            Done::VolumeWorked(name, size, worked) => self.note_volume_worked(&name, size, worked),
             Done::ProgramEnded(key, pid, starved) => self.note_program_ended(&key, pid, starved),
             Done::Probed(key, report) => self.note_probed(&key, &report),
             Done::Observed(alloc, key, look, result) => {
@@ -333,6 +346,7 @@ impl Reconciler {
                 Timer::Follow => self.serve_followers(),
                 Timer::Sweep => self.sweep_forgotten(),
                 Timer::Question(number) => self.give_up_question(number),
+                Timer::Volume(name) => self.give_up_change(&name),
                 Timer::Settle => {
                     if let Some(settled) = self.settled.take() {
                         tracing::warn!("ready, although not everything that was mounted before is mounted again");

@@ -88,7 +88,7 @@ impl Reconciler {
     fn binding_status(&self, entry: &Entry, live: &Live) -> BindingStatus {
         let (namespace, job, group) = entry.names();
         let (state, reason) = self.binding_state(entry, live);
-        let (size_enforced, size_reason) = self.find_enforcement(&live.binding);
+        let (size_enforced, size_reason) = self.find_enforcement(&live.binding.volume, &live.binding.source);
         BindingStatus {
             volume: live.binding.label.clone(),
             alloc: entry.id.to_string(),

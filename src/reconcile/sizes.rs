@@ -11,6 +11,7 @@ use crate::backend::{self, Attached, Enforcement, Place, SizeError, SourceKey};
 use crate::config;
 use crate::hcl::written_size;
 use crate::nomad::model::AllocId;
+use crate::volume::Resolved;
 
 /// What this agent has set, by source and directory: the size, and why the storage system did not take it.
 pub(super) type Sizes = BTreeMap<(SourceKey, PathBuf), (u64, Option<String>)>;
@@ -75,15 +76,14 @@ impl Reconciler {
         self.sizes.insert((key, directory), (size, reason));
     }
 
-    /// Whether a binding's volume is kept to its size, and why not where its backend would.
-    pub(super) fn find_enforcement(&self, binding: &Binding) -> (Enforcement, Option<String>) {
-        let volume = &binding.volume;
-        let Some(source) = self.sources.get(&binding.source) else {
+    /// Whether a volume, its path within its source, is kept to its size, and why not where its backend would.
+    pub(super) fn find_enforcement(&self, volume: &Resolved, key: &SourceKey) -> (Enforcement, Option<String>) {
+        let Some(source) = self.sources.get(key) else {
             return (Enforcement::without_limits(volume.size), None);
         };
         let promised = backend::enforcement(&source.definition, volume);
         let (Enforcement::Enforced, Some(size)) = (promised, volume.size) else { return (promised, None) };
-        match self.sizes.get(&(binding.source.clone(), volume.path.clone())) {
+        match self.sizes.get(&(key.clone(), volume.path.clone())) {
             Some((set, None)) if *set == size => (Enforcement::Enforced, None),
             Some((_, Some(reason))) => (Enforcement::Advisory, Some(reason.clone())),
             _ => (Enforcement::Advisory, Some("this agent has not set it yet".to_owned())),
@@ -92,7 +92,7 @@ impl Reconciler {
 
     /// Its size in a sentence's words: `10GiB (enforced), `.
     pub(super) fn say_size(&self, binding: &Binding) -> String {
-        match (binding.volume.size, self.find_enforcement(binding)) {
+        match (binding.volume.size, self.find_enforcement(&binding.volume, &binding.source)) {
             (None, _) => "of unlimited size, ".to_owned(),
             (Some(size), (enforced, None)) => format!("{} ({enforced}), ", written_size(size)),
             (Some(size), (enforced, Some(reason))) => format!("{} ({enforced}: {reason}), ", written_size(size)),

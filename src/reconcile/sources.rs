@@ -235,6 +235,10 @@ impl Reconciler {
 
     /// Whether a binding of it is wanted, or may still be there.
     fn is_used(&self, key: &SourceKey) -> bool {
+        self.is_changed_on(key) || self.is_bound(key)
+    }
+
+    fn is_bound(&self, key: &SourceKey) -> bool {
         self.entries.values().any(|entry| {
             let mut bindings = entry.bindings.iter().filter(|(_, live)| live.binding.source == *key);
             bindings.any(|(binding, live)| live.intent.is_some() || entry.wanted(binding) == Wanted::Bound)

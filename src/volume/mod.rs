@@ -6,5 +6,5 @@ pub mod resolved;
 #[cfg(test)]
 mod tests;
 
-pub use registry::{Placed, Registry};
+pub use registry::{Defined, Placed, Registry, Unusable};
 pub use resolved::Resolved;

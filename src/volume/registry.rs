@@ -1,6 +1,6 @@
 //! From what a job calls its storage to a directory of a backend, if the operator allows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Resolved;
@@ -11,14 +11,38 @@ use crate::config::{
     UrlPrefix, is_name,
 };
 use crate::hcl::nearest;
-use crate::job::{Refusal, SourceName};
+use crate::job::{Kind, Refusal, SourceName};
 
 /// Every volume and backend that jobs can reach.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    volumes: BTreeMap<String, Volume>,
+    volumes: BTreeMap<String, Defined>,
     backends: BTreeMap<String, Backend>,
     policy: Policy,
+    /// Why the definition of a registered volume cannot be used.
+    unusable: BTreeMap<String, Unusable>,
+    /// Volumes whose definition is being changed.
+    changing: BTreeSet<String>,
+}
+
+/// A volume with where it was defined.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defined {
+    /// What the definition says.
+    pub volume: Volume,
+    /// `FILE:LINE:COLUMN` of a configuration file, or the file that keeps what was registered.
+    pub place: String,
+    /// The text that was registered; none of a volume that the configuration defines.
+    pub text: Option<String>,
+}
+
+/// A registered definition that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// The file that keeps it.
+    pub place: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A volume with the backend to use for it.
@@ -31,9 +55,97 @@ pub struct Placed {
 }
 
 impl Registry {
-    /// What the configuration registers and allows.
+    /// What the configuration defines and allows.
     pub fn new(config: &Config) -> Self {
-        Self { volumes: config.volumes.clone(), backends: config.backends.clone(), policy: config.policy.clone() }
+        let defined = |(name, volume): (&String, &Volume)| {
+            let place = config.places.get(name).cloned().unwrap_or_default();
+            (name.clone(), Defined { volume: volume.clone(), place, text: None })
+        };
+        Self {
+            volumes: config.volumes.iter().map(defined).collect(),
+            backends: config.backends.clone(),
+            policy: config.policy.clone(),
+            unusable: BTreeMap::new(),
+            changing: BTreeSet::new(),
+        }
+    }
+
+    /// Adds what was registered, or puts it in place of what was registered by that name before.
+    pub fn register(&mut self, volume: Volume, place: String, text: String) {
+        self.unusable.remove(&volume.name);
+        self.volumes.insert(volume.name.clone(), Defined { volume, place, text: Some(text) });
+    }
+
+    /// Forgets what was registered by that name. What the configuration defines stays.
+    pub fn deregister(&mut self, name: &str) {
+        self.unusable.remove(name);
+        if self.volumes.get(name).is_some_and(|defined| defined.text.is_some()) {
+            self.volumes.remove(name);
+        }
+    }
+
+    /// A registered definition cannot be used: nor can its name, until it is registered anew.
+    pub fn note_unusable(&mut self, name: String, unusable: Unusable) {
+        self.unusable.insert(name, unusable);
+    }
+
+    /// Whoever asks for the volume waits meanwhile.
+    pub fn set_changing(&mut self, name: &str, changing: bool) {
+        if changing {
+            self.changing.insert(name.to_owned());
+        } else {
+            self.changing.remove(name);
+        }
+    }
+
+    /// What is defined by that name.
+    pub fn find(&self, name: &str) -> Option<&Defined> {
+        self.volumes.get(name)
+    }
+
+    /// Every volume that is defined.
+    pub fn defined(&self) -> impl Iterator<Item = &Defined> {
+        self.volumes.values()
+    }
+
+    /// The registered definitions that cannot be used, by their names.
+    pub fn unusable(&self) -> &BTreeMap<String, Unusable> {
+        &self.unusable
+    }
+
+    /// Where a definition's volume is; none where its backend does not exist.
+    pub fn place(&self, volume: &Volume) -> Option<Placed> {
+        let backend = self.backends.get(&volume.backend)?;
+        Some(Placed { volume: registered(volume, backend), backend: backend.clone() })
+    }
+
+    /// The volume that a name stands for on the dynamic backend, defined or not.
+    pub fn place_dynamic(&self, name: &str) -> Option<Placed> {
+        let backend = self.backends.values().find(|backend| backend.dynamic)?;
+        let mut volume = resolved(name, backend, PathBuf::from(name));
+        volume.create = true;
+        Some(Placed { volume, backend: backend.clone() })
+    }
+
+    /// What an operator should know of a definition beside the others: sentences.
+    pub fn find_doubtful(&self, volume: &Volume) -> Vec<String> {
+        let others = self.volumes.values().map(|defined| &defined.volume);
+        let beside = others.filter(|other| other.name != volume.name && other.backend == volume.backend);
+        let mut doubts: Vec<String> = beside
+            .filter_map(|other| {
+                let relation = match (volume.path.starts_with(&other.path), other.path.starts_with(&volume.path)) {
+                    (true, true) => "is the same directory as",
+                    (true, false) => "is inside",
+                    (false, true) => "has inside it",
+                    (false, false) => return None,
+                };
+                Some(format!("volume {:?} {relation} volume {:?}", volume.name, other.name))
+            })
+            .collect();
+        if volume.create && volume.read_only {
+            doubts.push(format!("volume {:?} is read-only, so create has no effect", volume.name));
+        }
+        doubts
     }
 
     /// Looks up what a job names.
@@ -52,27 +164,37 @@ impl Registry {
             let refusal = Refusal::configuration(format!("{name:?} is not a volume's name"));
             return Err(refusal.hint(format!("a name is {NAME_RULE}")));
         }
-        if let Some(volume) = self.volumes.get(name)
-            && let Some(backend) = self.backends.get(&volume.backend)
-        {
-            return Ok(Placed { volume: registered(volume, backend), backend: backend.clone() });
+        if self.changing.contains(name) {
+            return Err(Refusal {
+                kind: Kind::TryAgain,
+                message: format!("the definition of volume {name:?} is being changed"),
+                hint: Some("it is looked up once that is done".to_owned()),
+            });
+        }
+        if let Some(Unusable { place, reason }) = self.unusable.get(name) {
+            let message = format!("volume {name:?} was registered, and its definition cannot be used: {reason}");
+            return Err(Refusal::configuration(message).hint(format!(
+                "the operator registers it anew with `saddlebag volume register`; it is kept in {place}"
+            )));
+        }
+        if let Some(placed) = self.volumes.get(name).and_then(|defined| self.place(&defined.volume)) {
+            return Ok(placed);
         }
         if let Some(backend) = self.backends.values().find(|backend| backend.dynamic) {
             // Else a job could reach a registered volume's files past its definition (read-only, say).
             let is_inside = |volume: &&Volume| volume.backend == backend.name && volume.path.starts_with(name);
-            if let Some(volume) = self.volumes.values().find(is_inside) {
+            if let Some(volume) = self.volumes.values().map(|defined| &defined.volume).find(is_inside) {
                 let message = format!("the directory {name:?} holds the registered volume {:?}", volume.name);
                 return Err(Refusal::not_permitted(message).hint(format!("did you mean {:?}?", volume.name)));
             }
-            let mut volume = resolved(name, backend, PathBuf::from(name));
-            volume.create = true;
-            return Ok(Placed { volume, backend: backend.clone() });
+            return self.place_dynamic(name).ok_or_else(|| unknown(name));
         }
-        let refusal = Refusal::configuration(format!("no volume {name:?} is registered on this node"));
+        let refusal = unknown(name);
         Err(match nearest(name, self.volumes.keys().map(String::as_str)) {
             Some(near) => refusal.hint(format!("did you mean {near:?}?")),
-            None => refusal
-                .hint(format!("the operator registers it with a block volume {name:?} in the agent's configuration")),
+            None => refusal.hint(format!(
+                "the operator registers it with a block volume {name:?} in the agent's configuration, or with `saddlebag volume register`"
+            )),
         })
     }
 
@@ -153,6 +275,10 @@ impl Registry {
         let export = format!("/{}", of.components.join("/"));
         Ok((derived(&name, BackendKind::Nfs(NfsBackend { export, ..wanted })), below.iter().collect()))
     }
+}
+
+fn unknown(name: &str) -> Refusal {
+    Refusal::configuration(format!("no volume {name:?} is registered on this node"))
 }
 
 fn registered(volume: &Volume, backend: &Backend) -> Resolved {

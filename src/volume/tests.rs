@@ -83,7 +83,7 @@ fn an_unknown_name_is_refused_with_the_nearest() {
     );
     assert_eq!(
         said(named(CONFIGURATION, "something-else")),
-        "no volume \"something-else\" is registered on this node (the operator registers it with a block volume \"something-else\" in the agent's configuration)"
+        "no volume \"something-else\" is registered on this node (the operator registers it with a block volume \"something-else\" in the agent's configuration, or with `saddlebag volume register`)"
     );
     assert_eq!(
         said(named(CONFIGURATION, "../etc")),

@@ -14,6 +14,7 @@ use crate::backend::Attached;
 use crate::reconcile::binding::Binding;
 use crate::reconcile::error::BindError;
 use crate::sys::{identity, inode, resolve};
+use crate::volume::Resolved;
 
 /// Whether a volume's directory may be made where it is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(super) fn open_volume(binding: &Binding, source: &Attached, creation: Creati
     let directory = match open_or_self(root.as_fd(), &volume.path) {
         Ok(directory) => directory,
         Err(error) if error.is_missing() && volume.create && creation == Creation::AsDefined => {
-            create_volume(root.as_fd(), binding)?
+            create_volume(root.as_fd(), volume)?
         }
         Err(error) if error.is_missing() => return Err(BindError::NoSuchDirectory),
         Err(error) => return Err(BindError::Volume(error)),
@@ -48,11 +49,42 @@ pub(super) fn open_volume(binding: &Binding, source: &Attached, creation: Creati
     Ok(directory)
 }
 
+/// Makes the volume's directory where it is missing, whatever its definition says of its first use. One that is there
+/// keeps its owner and its mode. True: it was made.
+///
+/// # Errors
+/// [`BindError`]; nothing but empty directories on the way to it may be left then.
+pub fn make_volume(volume: &Resolved, source: &Attached) -> Result<bool, BindError> {
+    let root = resolve::open_root(&source.root).map_err(BindError::Source)?;
+    if identity::identify(root.as_fd()).map_err(BindError::host("look at the source"))? != source.identity {
+        return Err(BindError::SourceChanged);
+    }
+    let (directory, made) = match open_or_self(root.as_fd(), &volume.path) {
+        Ok(directory) => (directory, false),
+        Err(error) if error.is_missing() => (create_volume(root.as_fd(), volume)?, true),
+        Err(error) => return Err(BindError::Volume(error)),
+    };
+    identity::answers(directory.as_fd()).map_err(BindError::host("use the volume's directory"))?;
+    Ok(made)
+}
+
+/// Whether the volume's directory is there.
+///
+/// # Errors
+/// [`BindError`] where that cannot be told.
+pub fn has_volume(volume: &Resolved, source: &Attached) -> Result<bool, BindError> {
+    let root = resolve::open_root(&source.root).map_err(BindError::Source)?;
+    match open_or_self(root.as_fd(), &volume.path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_missing() => Ok(false),
+        Err(error) => Err(BindError::Volume(error)),
+    }
+}
+
 /// Makes the volume's directory under another name, and gives it its own once owner and mode are set: an agent that is
 /// killed in between leaves no volume that the next one would take as it is. Two clients that come here at once make
 /// the same steps on one directory, and the one that comes second finds it done.
-fn create_volume(root: BorrowedFd<'_>, binding: &Binding) -> Result<OwnedFd, BindError> {
-    let volume = &binding.volume;
+fn create_volume(root: BorrowedFd<'_>, volume: &Resolved) -> Result<OwnedFd, BindError> {
     let (Some(above), Some(name)) = (volume.path.parent(), volume.path.file_name()) else {
         return Err(BindError::NoSuchDirectory);
     };

@@ -34,7 +34,12 @@ impl Reconciler {
         }
         let mut resolved = Vec::new();
         for request in job::read_wish(allocation, wish, node)? {
-            resolved.push(self.resolve(request, Origin::Operator)?);
+            match self.resolve(request, Origin::Operator) {
+                Ok(found) => resolved.push(found),
+                // Its definition is being changed: it is looked up once that is done.
+                Err(refusal) if refusal.kind == Kind::TryAgain => return Ok(None),
+                Err(refusal) => return Err(refusal),
+            }
         }
         // What the job has not asked for yet, it may ask for at any time.
         let of_job = match job::likely_hook_task(allocation).filter(|_| allocation.asks_for_storage()) {

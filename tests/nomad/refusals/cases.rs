@@ -176,7 +176,7 @@ pub(super) fn cases(elsewhere: &str) -> Vec<Case> {
             "volume-far",
             "storage_volume = \"zzz\"",
             "no volume \"zzz\" is registered on this node",
-            "the operator registers it with a block volume \"zzz\" in the agent's configuration",
+            "the operator registers it with a block volume \"zzz\" in the agent's configuration, or with `saddlebag volume register`",
         ),
         Case::meta(
             "secrets",
