@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 pub const WORDS: &[&str] = &[
     "alloc",
     "destination",
+    "dynamic",
     "force",
     "name",
     "on-failure",
