@@ -1,6 +1,6 @@
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help tools build deb test soak demo bench lint fmt deny audit clean
+.PHONY: help tools build deb test soak workloads demo bench lint fmt deny audit clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
@@ -19,6 +19,9 @@ test: tools ## every lane of tests (LANES="pure nomad" for some); with CI=true a
 
 soak: tools ## 20 minutes of everything killed and collected at random (SADDLEBAG_SOAK_SEED=N repeats a run)
 	@tests/tools/soak
+
+workloads: tools ## databases on each kind of volume, killed again and again for minutes; prints how fast each was
+	@tests/tools/workloads
 
 demo: tools build ## a job keeps its data through stop, purge and garbage collection; KEEP=1 leaves it running
 	@tests/tools/demo

@@ -1,7 +1,7 @@
 //! What saddlebag costs, beside the kernel's own limits and in the same run. docs/performance.md explains the figures.
 //!
 //! `BENCH_QUICK=1` watches an idle agent for ten seconds in place of sixty. `BENCH_PARTS` names the parts to run, of
-//! `host`, `containers`, `seaweedfs` and `jobs`.
+//! `host`, `containers`, `seaweedfs`, `io` and `jobs`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -11,6 +11,7 @@ mod fake_nomad;
 mod figures;
 mod hang;
 mod hooks;
+mod io;
 mod jobs;
 mod kernel_limit;
 mod rig;
@@ -38,25 +39,30 @@ fn main() -> anyhow::Result<()> {
                 hooks::measure_seaweedfs(&mut report, &filer, Path::new(&weed))?;
                 hang::measure(&mut report, &filer, Path::new(&weed))?;
             }
+            Some("io") => {
+                let mut next = || arguments.next().context("a filer and the path of weed");
+                let (filer, weed) = (next()?, next()?);
+                io::measure(&mut report, &filer, Path::new(&weed))?;
+            }
             other => anyhow::bail!("no such part: {other:?}"),
         }
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
-    if let Some(why) = support::missing(&["root", "unshare", "mount", "weed", "nomad", "dockerd"]) {
+    if let Some(why) = support::missing(&["root", "unshare", "mount", "weed", "nomad", "dockerd", "fio"]) {
         println!("not measured: {why}");
         return Ok(());
     }
-    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| "host containers seaweedfs jobs".to_owned());
+    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_| "host containers seaweedfs io jobs".to_owned());
     let mut report = Report::default();
     for part in parts.split_whitespace() {
         eprintln!("measuring {part} …");
         match part {
             "host" | "containers" => merge(&mut report, measure_apart(&[part])?),
-            "seaweedfs" => {
+            "seaweedfs" | "io" => {
                 let weed = support::tool("weed").context("no weed")?;
                 let weed = weed.to_str().context("a path in UTF-8")?;
-                merge(&mut report, measure_apart(&["seaweedfs", &support::Lab::shared()?.filer, weed])?);
+                merge(&mut report, measure_apart(&[part, &support::Lab::shared()?.filer, weed])?);
             }
             "jobs" => jobs::measure(&mut report)?,
             other => anyhow::bail!("no such part: {other}"),

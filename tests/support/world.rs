@@ -20,6 +20,7 @@ pub struct Options {
     tls: bool,
     client: String,
     agent: String,
+    rootfs: Option<PathBuf>,
 }
 
 impl Options {
@@ -38,6 +39,12 @@ impl Options {
     /// Makes a private CA and turns on TLS for HTTP and RPC; clients need a certificate.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Gives exec tasks another root file system: what is in its `bin`, `usr`, `lib`, `lib64` and `etc`.
+    pub fn rootfs(mut self, root: PathBuf) -> Self {
+        self.rootfs = Some(root);
         self
     }
 
@@ -65,6 +72,7 @@ pub struct World {
     pub(super) lab: &'static Lab,
     pub(super) environment: Vec<(String, String)>,
     node: String,
+    rootfs: Option<PathBuf>,
     keeper: Option<Keeper>,
 }
 
@@ -85,7 +93,14 @@ impl World {
         let lab = Lab::shared()?;
         let directory = new_directory()?;
         let keeper = Keeper::start(&directory, Some(&lab.docker))?;
-        let mut world = Self { directory, lab, environment: Vec::new(), node: String::new(), keeper: Some(keeper) };
+        let mut world = Self {
+            directory,
+            lab,
+            environment: Vec::new(),
+            node: String::new(),
+            rootfs: options.rootfs.clone(),
+            keeper: Some(keeper),
+        };
         world.prepare_saddlebag()?;
         std::fs::create_dir(world.directory.join("nomad.d"))?;
         std::fs::write(world.directory.join("nomad.d/options.hcl"), configuration(name, &options))?;
@@ -277,6 +292,7 @@ impl World {
     pub(super) fn lab_command(&self) -> Command {
         let mut command = self.command(lab().get_program().as_ref());
         command.env("LAB_DOCKER", &self.lab.docker).env("LAB_SADDLEBAG", self.saddlebag_path());
+        command.envs(self.rootfs.iter().map(|root| ("LAB_ROOTFS", root)));
         command
     }
 
