@@ -22,4 +22,5 @@ mod refusals;
 mod secured;
 mod soak;
 mod sockets;
+mod volumes;
 mod words;

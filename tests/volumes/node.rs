@@ -94,6 +94,10 @@ impl Node {
         self.wait_until("an agent that answers", || Ok(self.say(&["volume", "list"])?.code == 0))
     }
 
+    pub fn agent_pid(&self) -> anyhow::Result<u32> {
+        Ok(self.agent.as_ref().context("an agent runs")?.id())
+    }
+
     /// Kills the agent with SIGKILL.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         let mut agent = self.agent.take().context("an agent runs")?;
@@ -162,6 +166,13 @@ impl Node {
         let mut child = command.spawn()?;
         child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
         Ok(child)
+    }
+
+    /// Begins `volume VERB NAME`.
+    pub fn begin_named(&self, verb: &str, name: &str) -> anyhow::Result<Child> {
+        let mut command = self.command();
+        command.args(["volume", verb, "--json", name]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command.spawn()?)
     }
 
     /// What `volume list` says of a volume; `Null` where it is not there.
