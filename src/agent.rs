@@ -250,7 +250,8 @@ fn holder_is_gone(path: &Path) -> bool {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// How the configuration reaches Nomad.
+pub(crate) fn settings(config: &Config) -> Settings {
     let nomad = &config.nomad;
     let token = match (&nomad.token_file, &nomad.token) {
         (Some(file), _) => TokenSource::File(file.clone()),

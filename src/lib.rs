@@ -13,6 +13,8 @@
 //! * [`metrics`] counts what happens, for Prometheus.
 //! * [`api`] is the agent's sockets: the host's and one for each allocation.
 //! * [`cli`] is the command line, a client of those sockets.
+//! * [`doctor`] looks whether this client can serve volumes, and says what mends it where not.
+//! * [`check`] is one thing that was looked at, and how it is. Pure.
 //! * [`hcl`] reads HCL strictly, with the place of every mistake; jobs and configuration are read through it. Pure.
 //! * [`sys`] is the kernel: mounts, paths, namespaces, processes. The only unsafe code.
 //!
@@ -22,8 +24,10 @@
 pub mod agent;
 pub mod api;
 pub mod backend;
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod guard;
 pub mod hcl;
 pub mod job;

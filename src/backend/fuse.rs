@@ -93,7 +93,7 @@ impl FuseMount<'_> {
                 return Err(AttachError::StillServing(pid));
             }
         }
-        let program = Program { path, args, key: &place.key, memory_limit, log: &place.log };
+        let program = Program { path, args, key: &place.key, memory_limit, log: &place.log, is_trial: place.is_trial };
         let running = program::start(&program, || self.find_pid())?;
         self.wait(&name, &running).inspect_err(|_| {
             // One that has mounted is found again by the next try.

@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 use super::{AttachError, Attached, Backend, DetachError, Place};
+use crate::check::Check;
 use crate::config::HostBackend;
 use crate::sys::{identity, resolve};
 
@@ -29,6 +31,26 @@ impl Backend for Host {
 
     fn options(&self) -> String {
         self.settings.path.display().to_string()
+    }
+
+    fn command_to_make(&self, path: &Path) -> Option<String> {
+        Some(format!("mkdir -p {}", self.settings.path.join(path).display()))
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        const NAME: &str = "directory";
+        let path = &self.settings.path;
+        let shown = path.display();
+        let error = match resolve::open_root(path) {
+            Ok(_) => return vec![Check::ok(NAME, shown.to_string())],
+            Err(error) => error,
+        };
+        let has_parent = path.parent().is_some_and(|parent| resolve::open_root(parent).is_ok());
+        vec![match (error.is_missing(), self.dynamic, has_parent) {
+            (true, true, true) => Check::skipped(NAME, format!("{shown} is made when the agent starts")),
+            (true, ..) => Check::misconfigured(NAME, error.to_string(), format!("mkdir -p {shown}")),
+            (false, ..) => Check::unavailable(NAME, error.to_string(), format!("ls -ld {shown}; findmnt -T {shown}")),
+        }]
     }
 
     fn attach(&self, _place: &Place) -> Result<Attached, AttachError> {

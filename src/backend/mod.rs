@@ -6,6 +6,7 @@
 //! Everything here may wait on a server: it is called from a worker of that source alone (see [`crate::reconcile`]).
 
 mod error;
+mod examine;
 mod fuse;
 mod host;
 pub mod logs;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{AttachError, DetachError};
 pub use size::{Enforcement, SizeError};
 
+use crate::check::Check;
 use crate::config::{self, BackendKind};
 use crate::sys::identity::Identity;
 use crate::volume::Resolved;
@@ -57,6 +59,9 @@ pub struct Place {
     pub socket: PathBuf,
     /// Asks it whether it answers, without waiting for it in the kernel.
     pub prober: prober::Prober,
+    /// Whether it is for a moment only, in namespaces of its own that end with whoever mounts it ([`crate::doctor`]): its
+    /// program is a child like any other, and everything that it writes is in the folders here.
+    pub is_trial: bool,
 }
 
 /// A source that is mounted and answers.
@@ -107,6 +112,18 @@ pub trait Backend: Send + Sync {
     /// answers.
     fn probe(&self, _patience: Duration) -> Result<(), AttachError> {
         Ok(())
+    }
+
+    /// Looks at the programs and the servers that it needs, without mounting anything; each within some seconds. Where one
+    /// of these is a problem, or skipped, no trial is made.
+    fn examine(&self) -> Vec<Check> {
+        Vec::new()
+    }
+
+    /// The command by which an operator makes a directory on it; `path` is below that of its volumes.
+    fn command_to_make(&self, path: &Path) -> Option<String> {
+        let _ = path;
+        None
     }
 
     /// The folder of its cache.

@@ -40,6 +40,9 @@ pub struct Program<'a> {
     pub memory_limit: u64,
     /// Where its output goes.
     pub log: &'a Path,
+    /// Whether it is a trial's ([`super::Place::is_trial`]): it has no unit and no cgroup of its own, since it ends with
+    /// the namespaces that it is started in.
+    pub is_trial: bool,
 }
 
 /// A program that was started or found.
@@ -117,7 +120,8 @@ pub fn is_under_systemd() -> bool {
 /// # Errors
 /// What kept it from starting.
 pub fn start(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<Running, AttachError> {
-    let pid = if is_under_systemd() { start_unit(program, find)? } else { start_detached(program)? };
+    let has_unit = is_under_systemd() && !program.is_trial;
+    let pid = if has_unit { start_unit(program, find)? } else { start_detached(program)? };
     Running::watch(pid).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) {
             AttachError::ProgramEnded { program: name_of(program.path), log: last_lines(program.log) }
@@ -129,9 +133,12 @@ pub fn start(program: &Program<'_>, find: impl Fn() -> Option<i32>) -> Result<Ru
 
 fn start_detached(program: &Program<'_>) -> Result<i32, AttachError> {
     // A host without a memory controller still gets its mount; `status` then shows no memory for it.
-    let cgroup = cgroup::create(&program.key.0, Some(program.memory_limit))
-        .inspect_err(|error| tracing::warn!(source = %program.key, %error, "no cgroup for the mount program: its memory has no limit"))
-        .ok();
+    let create = || {
+        cgroup::create(&program.key.0, Some(program.memory_limit))
+            .inspect_err(|error| tracing::warn!(source = %program.key, %error, "no cgroup for the mount program: its memory has no limit"))
+            .ok()
+    };
+    let cgroup = if program.is_trial { None } else { create() };
     let env: Vec<(OsString, OsString)> =
         ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
     let detached =

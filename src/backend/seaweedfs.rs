@@ -11,9 +11,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::examine::{self, Needed};
 use super::fuse::{self, FuseMount};
 use super::probe::Question;
 use super::{AttachError, Attached, Backend, DetachError, Place, program};
+use crate::check::{Check, Outcome};
 use crate::config::{self, SeaweedfsBackend, WEED_PATHS};
 
 /// How long a filer may take to accept a connection.
@@ -108,9 +110,47 @@ impl Backend for Seaweedfs {
 
     fn cache(&self, place: &Place) -> PathBuf {
         match &self.settings.cache_dir {
-            Some(folder) => folder.join(&place.key.0),
-            None => place.cache.clone(),
+            Some(folder) if !place.is_trial => folder.join(&place.key.0),
+            _ => place.cache.clone(),
         }
+    }
+
+    fn command_to_make(&self, path: &Path) -> Option<String> {
+        let filer = filer::http_address(self.settings.filers.first()?);
+        let path = Path::new(&self.settings.path).join(path);
+        Some(format!("curl -X POST http://{filer}{}/", path.display().to_string().trim_end_matches('/')))
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        let weed = Needed {
+            name: "weed",
+            configured: self.settings.program.as_deref(),
+            places: &WEED_PATHS,
+            version: &["version"],
+            install: "install -m755 weed /usr/local/bin/   # of github.com/seaweedfs/seaweedfs/releases",
+        };
+        let fusermount = Needed {
+            name: "fusermount3",
+            configured: None,
+            places: &["/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3"],
+            version: &["--version"],
+            install: "apt install fuse3",
+        };
+        let mut checks = vec![weed.look(), fusermount.look()];
+        for filer in &self.settings.filers {
+            let mend =
+                format!("systemctl start seaweedfs-filer   # on {filer}; or filer = \"HOST:PORT\" as it listens");
+            let ask = |patience| filer::ask_any(std::slice::from_ref(filer), patience);
+            checks.push(examine::servers("filer", &format!("filer {filer}"), ask, &mend));
+        }
+        // One of the list is enough: that another one is away is worth a word.
+        if checks.iter().any(|check| check.name == "filer" && !check.is_problem()) {
+            for check in checks.iter_mut().filter(|check| check.name == "filer" && check.is_problem()) {
+                check.outcome = Outcome::Warning;
+                check.fault = None;
+            }
+        }
+        checks
     }
 
     fn find_ailment(&self, question: &Question) -> Option<String> {

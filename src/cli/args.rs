@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::doctor::part::Part;
+
 mod volume;
 
 pub use volume::{
@@ -96,6 +98,16 @@ pub enum Verb {
     #[command(after_help = GUARD_EXAMPLE)]
     Guard(GuardArgs),
 
+    /// Look whether this client can serve volumes, and say what mends it where not
+    ///
+    /// Looks at the host (kernel, limits, disks, FUSE), Nomad (reach, the token's rights, drivers, the allocation
+    /// directory), systemd's units, the agent and its guard, and each configured backend: its program, its servers, and
+    /// a mount that is made, written to, read back and unmounted. Run it as root on the client, with or without a running
+    /// agent. It changes nothing: a trial's mount is seen by nobody else and cannot outlive it, and of what it writes
+    /// (one file of 64 KiB) nothing stays. A server that hangs is reported and not waited for.
+    #[command(after_help = DOCTOR_EXAMPLE)]
+    Doctor(DoctorArgs),
+
     /// Check the agent's configuration
     Config(ConfigArgs),
 
@@ -164,6 +176,19 @@ const VALIDATE_EXAMPLE: &str = "\
 Examples:
   saddlebag config validate
   saddlebag config validate --config ./agent.hcl";
+
+const DOCTOR_EXAMPLE: &str = "\
+Examples:
+  saddlebag doctor
+  saddlebag doctor --backend main
+  saddlebag doctor --json | jq '.checks[] | select(.outcome == \"problem\") | .mend'
+
+Exit codes:
+  0   all is well; warnings and what was skipped do not count
+  64  the command line is wrong, or no backend has that name
+  69  a program, a server or something of this host is not there or does not answer
+  77  it was not run as root
+  78  only configurations are wrong: the agent's, Nomad's, a token's rights";
 
 const COMPLETION_EXAMPLE: &str = "\
 Examples:
@@ -312,6 +337,26 @@ pub struct ProbeArgs {
     /// The source's directory, for whoever lists processes; what is asked comes by standard input.
     #[arg(value_name = "DIR")]
     pub root: PathBuf,
+}
+
+/// `saddlebag doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// The configuration's files.
+    #[command(flatten)]
+    pub config: ConfigFiles,
+    /// Only this backend
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The agent's socket [default: SADDLEBAG_SOCKET, or else saddlebag.sock in the configuration's run_dir]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Look at one part and say what is found to doctor itself.
+    #[arg(long, hide = true)]
+    pub part: Option<Part>,
 }
 
 /// `saddlebag config`.

@@ -9,9 +9,10 @@
 //!   them.
 //! * [`daemons`] starts the agent and the guard; [`logging`] is the agent's log, [`journal`] its way
 //!   to systemd's.
+//! * [`doctor`] shows what [`crate::doctor`] found.
 //! * [`config`] and [`version`] answer on their own; [`pages`] writes what a package has of the command line.
 //!
-//! No verb but `agent` and `guard` touches a mount.
+//! No verb but `agent`, `guard` and `doctor` touches a mount.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ pub mod argv;
 pub mod client;
 pub mod config;
 pub mod daemons;
+pub mod doctor;
 pub mod exit;
 pub mod explain;
 pub mod journal;
@@ -72,6 +74,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Config(args) => match args.verb {
             ConfigVerb::Validate(args) => config::validate(&args),
         },
+        Verb::Doctor(args) => return doctor::run(&args),
         Verb::Completion(args) => pages::write_completion(&args),
         Verb::Man(args) => pages::write_man_pages(&args),
         Verb::Version(args) => version::run(args),

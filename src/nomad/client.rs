@@ -1,5 +1,7 @@
 //! Questions to Nomad's HTTP API.
 
+mod looks;
+
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +9,8 @@ use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
 use serde::de::{DeserializeOwned, DeserializeSeed};
+
+pub use looks::{AgentSettings, Driver};
 
 use super::body::{self, BodyError};
 use super::error::{ClientError, Context, Right};

@@ -128,6 +128,7 @@ impl Source {
             socket: config.run_dir.join(format!("{key}.sock")),
             key,
             prober,
+            is_trial: false,
         };
         Self {
             names: BTreeSet::from([definition.name.clone()]),

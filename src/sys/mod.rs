@@ -15,10 +15,13 @@
 //! * [`detached`] starts a program that outlives its starter; [`cgroup`] is where it lives.
 //! * [`fanotify`], [`seqpacket`] and [`descriptors`] are what the guard is made of.
 //! * [`removals`] tells what is removed from a directory.
+//! * [`apart`] leaves the host for namespaces of its own; [`clock`] says how well the clock is kept.
 //! * [`peer`] says who is at the other end of a unix socket.
 #![allow(unsafe_code)]
 
+pub mod apart;
 pub mod cgroup;
+pub mod clock;
 pub mod descriptors;
 pub mod detached;
 pub mod fanotify;

@@ -9,6 +9,7 @@ mod support;
 mod backends;
 mod conformance;
 mod crash;
+mod doctor;
 mod examples;
 mod faults;
 mod guard;

@@ -157,6 +157,28 @@ fn a_mount_program_is_a_unit_of_its_own_and_is_never_started_twice() -> anyhow::
         ensure!(node.machine.run("pgrep -fc '^/usr/local/bin/weed mount'")?.trim() == "1", "and no other");
     }
 
+    // Doctor looks at the units, and mounts the filer for a moment beside it: in no unit, and nothing of it is left.
+    let report: serde_json::Value = serde_json::from_str(&node.machine.run("saddlebag doctor --json || true")?)?;
+    for (area, name) in [
+        ("systemd", "systemd"),
+        ("systemd", "saddlebag"),
+        ("systemd", "saddlebag-guard"),
+        ("systemd", "order"),
+        ("systemd", "nomad.service"),
+        ("agent", "mounts seen"),
+        ("agent", "descriptors"),
+        ("backend main", "trial mount"),
+        ("backend main", "trial read"),
+        ("backend main", "trial unmount"),
+    ] {
+        let mut checks = report["checks"].as_array().into_iter().flatten();
+        let is_well = checks.any(|check| check["area"] == area && check["name"] == name && check["outcome"] == "ok");
+        ensure!(is_well, "{area}: {name} is not well: {report:#}");
+    }
+    node.assert_unchanged(&before)?;
+    ensure!(node.property(&unit, "MainPID")? == program, "the same mount program");
+    ensure!(node.machine.run("pgrep -fc '^/usr/local/bin/weed mount'")?.trim() == "1", "and no other");
+
     // Its output, its start, and where it is shown.
     node.machine.run(&format!(
         "test -s /var/lib/saddlebag/logs/{}.log",

@@ -13,7 +13,7 @@ const REQUEST: &str = "GET /healthz HTTP/1.1\r\nUser-Agent: saddlebag\r\nConnect
 const ANSWER: [u8; 5] = *b"HTTP/";
 
 /// SeaweedFS writes an unusual port of its own protocol behind the usual one: `HOST:PORT.GRPCPORT`.
-fn without_protocol_port(filer: &str) -> &str {
+pub(super) fn http_address(filer: &str) -> &str {
     let port = filer.rfind(':').map_or(0, |colon| colon + 1);
     filer[port..].find('.').map_or(filer, |dot| &filer[..port + dot])
 }
@@ -24,7 +24,7 @@ fn without_protocol_port(filer: &str) -> &str {
 /// The last address's, or that there is none.
 pub(super) fn connect(filer: &str, patience: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in without_protocol_port(filer).to_socket_addrs()? {
+    for address in http_address(filer).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, patience) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -76,7 +76,7 @@ fn ask(filer: &str, deadline: Instant, patience: Duration) -> Result<(), AttachE
     let mut stream = connect(filer, left()).map_err(unreachable)?;
     let mut talk = || -> io::Result<()> {
         stream.set_write_timeout(Some(left()))?;
-        stream.write_all(format!("{REQUEST}Host: {}\r\n\r\n", without_protocol_port(filer)).as_bytes())?;
+        stream.write_all(format!("{REQUEST}Host: {}\r\n\r\n", http_address(filer)).as_bytes())?;
         stream.set_read_timeout(Some(left()))?;
         let mut begin = [0; ANSWER.len()];
         stream.read_exact(&mut begin)?;
@@ -100,9 +100,9 @@ mod tests {
 
     #[test]
     fn a_filer_is_reached_at_its_first_port() {
-        assert_eq!(without_protocol_port("10.0.0.1:8888.18888"), "10.0.0.1:8888");
-        assert_eq!(without_protocol_port("filer.example:8888"), "filer.example:8888");
-        assert_eq!(without_protocol_port("[::1]:8888.1"), "[::1]:8888");
+        assert_eq!(http_address("10.0.0.1:8888.18888"), "10.0.0.1:8888");
+        assert_eq!(http_address("filer.example:8888"), "filer.example:8888");
+        assert_eq!(http_address("[::1]:8888.1"), "[::1]:8888");
     }
 
     #[test]
