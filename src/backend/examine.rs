@@ -100,7 +100,7 @@ fn ask_version(path: &PathBuf, args: &[&str]) -> Result<String, String> {
 /// The version in what a program says of itself: `4.48` of `version 8000GB 4.48 …`. Else all of it.
 fn number_in(said: &str) -> &str {
     let is_version = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
-    said.split_ascii_whitespace().find(is_version).unwrap_or(said)
+    said.split([' ', '\t', '(', ')', ',']).find(is_version).unwrap_or(said)
 }
 
 /// Whether servers answer; `names` is who they are, for people, and `mend` what to do where they do not.
@@ -137,6 +137,7 @@ mod tests {
         let shell = needed(Path::new("/bin/sh"), &["-c", "echo tool 1.2; echo more"]).look();
         assert_eq!((shell.outcome, shell.detail.as_str()), (Outcome::Ok, "1.2 (/bin/sh)"));
         assert_eq!(number_in("version 8000GB 4.48 linux amd64"), "4.48");
+        assert_eq!(number_in("mount.nfs: (linux nfs-utils 2.6.2)"), "2.6.2");
         assert_eq!(number_in("who knows"), "who knows");
         let broken = needed(Path::new("/bin/sh"), &["-c", "exit 3"]).look();
         assert!(broken.is_problem() && broken.detail.contains("exit status: 3"), "{broken:?}");

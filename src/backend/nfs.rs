@@ -19,10 +19,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::examine::{self, Needed};
 use super::mount_point::{ask, look_at, make_private, with_parent};
 use super::{AttachError, Attached, Backend, DetachError, Place};
+use crate::check::Check;
 use crate::config;
-use crate::config::nfs::{NfsBackend, NfsProto, NfsVersion};
+use crate::config::nfs::{GSSD_PATHS, MOUNT_PATHS, NfsBackend, NfsProto, NfsVersion, STATD_PATHS, Security};
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{network, resolve, table};
@@ -170,6 +172,37 @@ impl Backend for Nfs {
 
     fn has_server(&self) -> bool {
         true
+    }
+
+    fn command_to_make(&self, path: &Path) -> Option<String> {
+        let NfsBackend { server, export, .. } = &self.settings;
+        Some(format!("mkdir -p {}   # on {server}", Path::new(export).join(path).display()))
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        let settings = &self.settings;
+        let common = |name, places, version| Needed {
+            name,
+            configured: None,
+            places,
+            version,
+            install: "apt install nfs-common",
+        };
+        let mount = Needed { configured: settings.program.as_deref(), ..common("mount.nfs", &MOUNT_PATHS, &["-V"]) };
+        let mut checks = vec![mount.look()];
+        if settings.version == NfsVersion::V3 && settings.lock {
+            checks.push(common("rpc.statd", &STATD_PATHS, &[]).look());
+        }
+        if settings.sec != Security::Sys {
+            checks.push(common("rpc.gssd", &GSSD_PATHS, &[]).look());
+        }
+        let server = format!("{} (port {})", settings.server, settings.port);
+        let mend = format!(
+            "systemctl start nfs-server; exportfs -v   # on {}; or server = \"HOST\" as it is named",
+            settings.server
+        );
+        checks.push(examine::servers("server", &server, |patience| self.find_server(patience), &mend));
+        checks
     }
 
     fn probe(&self, patience: Duration) -> Result<(), AttachError> {

@@ -7,11 +7,13 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 /// flags or a value that begins with a dash is not bent into something else.
 pub const WORDS: &[&str] = &[
     "alloc",
+    "backend",
     "destination",
     "dynamic",
     "force",
     "name",
     "on-failure",
+    "part",
     "read-only",
     "config",
     "help",
