@@ -58,7 +58,12 @@ backend "seaweedfs" "main" {
   # collection     = "jobs"
   # replication    = "001"
   # cache_dir      = "/var/cache/saddlebag"
-  # cache_capacity = "10GiB"
+  # cache_capacity = "10GiB"  # of chunks that were read; what waits to be written: write_buffer_size = "512MiB"
+  # security       = "/etc/seaweedfs/security.toml"
+  # Every other option of `weed mount` has its own name here (docs/backends/seaweedfs.md), for example:
+  # chunk_size_limit = "8MiB"
+  # data_center      = "dc1"
+  # collection_per_volume = true
   # attach_timeout = "20s"
   # program        = "/usr/local/bin/weed"
   # read_only      = false

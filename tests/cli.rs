@@ -386,6 +386,8 @@ fn status() -> Status {
             SourceStatus {
                 log: None,
                 name: "main".into(),
+                backends: vec!["main".into()],
+                volumes: vec!["notes".into(), "pgdata".into()],
                 kind: "seaweedfs".into(),
                 state: "attached".into(),
                 mount_point: Some("/run/saddlebag/sources/main".into()),
@@ -398,6 +400,8 @@ fn status() -> Status {
             SourceStatus {
                 log: None,
                 name: "archive".into(),
+                backends: vec!["archive".into()],
+                volumes: Vec::new(),
                 kind: "seaweedfs".into(),
                 state: "failed".into(),
                 mount_point: None,

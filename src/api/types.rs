@@ -225,8 +225,14 @@ pub struct GuardStatus {
 /// One source: a file system that this node has mounted for its volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// The backend's name.
+    /// The backend's name; the names of all that share it, separated by commas.
     pub name: String,
+    /// The backends that share it: nothing that decides of a mount is said differently for them.
+    #[serde(default)]
+    pub backends: Vec<String>,
+    /// The volumes of it that are bound now, each once.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// The kind of backend: `host`, `seaweedfs`.
     pub kind: String,
     /// `attached`, `attaching`, `detached`, `failed`, `hung` (it does not answer), `unreachable` (its servers), `degraded`

@@ -207,3 +207,15 @@ pub enum DetachError {
         source: io::Error,
     },
 }
+
+/// Why a storage system was not brought to treat a volume as its definition says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PrepareError {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Whether the same may work in a moment, with nobody's help.
+    pub is_temporary: bool,
+}

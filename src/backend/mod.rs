@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use error::{AttachError, DetachError};
+pub use error::{AttachError, DetachError, PrepareError};
 pub use size::{Enforcement, SizeError};
 
 use crate::check::Check;
@@ -156,6 +156,15 @@ pub trait Backend: Send + Sync {
         _directory: &Path,
         _bytes: Option<u64>,
     ) -> Result<(), SizeError> {
+        Ok(())
+    }
+
+    /// Has the storage system treat what is in a volume's directory as the volume's definition says, before anybody uses
+    /// it: called before the directory is looked for, and again once it was made. Most systems need nothing of the kind.
+    ///
+    /// # Errors
+    /// Why it cannot be so; the volume is then not used.
+    fn prepare(&self, _volume: &Resolved) -> Result<(), PrepareError> {
         Ok(())
     }
 

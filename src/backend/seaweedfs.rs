@@ -4,24 +4,29 @@
 //! path with a typing error would come up as an empty volume. A volume's own directory is looked up within the mount,
 //! where it is missing if it is missing.
 
+mod arguments;
 mod filer;
 mod full;
+mod metadata;
+mod prepare;
+mod rpc;
+mod rules;
+mod security;
+mod wire;
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::examine::{self, Needed};
 use super::fuse::{self, FuseMount};
 use super::probe::Question;
-use super::{AttachError, Attached, Backend, DetachError, Place, program};
+use super::{AttachError, Attached, Backend, DetachError, Place, PrepareError, program};
 use crate::check::{Check, Outcome};
 use crate::config::{self, SeaweedfsBackend, WEED_PATHS};
+use crate::volume::Resolved;
 
 /// How long a filer may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The longest path of a socket (unix(7)).
-const LONGEST_SOCKET: usize = 107;
 
 /// The volumes of one filer.
 pub struct Seaweedfs {
@@ -33,43 +38,6 @@ impl Seaweedfs {
     /// A backend with these settings, which are those of `definition`.
     pub fn new(settings: SeaweedfsBackend, definition: &config::Backend) -> Self {
         Self { settings, definition: definition.clone() }
-    }
-
-    /// The arguments of `weed mount`.
-    fn arguments(&self, place: &Place) -> Vec<OsString> {
-        let settings = &self.settings;
-        let mib = |bytes: u64| bytes >> 20;
-        let option = |name: &str, value: &OsStr| {
-            let mut text = OsString::from(format!("-{name}="));
-            text.push(value);
-            text
-        };
-        let mut args = vec![
-            OsString::from("mount"),
-            option("filer", OsStr::new(&settings.filers.join(","))),
-            option("filer.path", OsStr::new("/")),
-            mount_point_argument(&place.mount_point),
-            OsString::from("-dirAutoCreate=false"),
-            option("cacheDir", place.cache.as_os_str()),
-            // Go's soft limit keeps its collector ahead of the cgroup's hard one.
-            OsString::from(format!("-memoryLimitMB={}", mib(settings.memory_limit / 10 * 8).max(64))),
-        ];
-        if place.socket.as_os_str().len() <= LONGEST_SOCKET {
-            args.push(option("localSocket", place.socket.as_os_str()));
-        }
-        if let Some(bytes) = settings.cache_capacity {
-            args.push(OsString::from(format!("-cacheCapacityMB={}", mib(bytes))));
-        }
-        if let Some(collection) = &settings.collection {
-            args.push(option("collection", OsStr::new(collection)));
-        }
-        if let Some(replication) = &settings.replication {
-            args.push(option("replication", OsStr::new(replication)));
-        }
-        if settings.read_only {
-            args.push(OsString::from("-readOnly"));
-        }
-        args
     }
 
     /// One filer of the list accepts a connection. `weed mount` itself would try for minutes before it says so.
@@ -90,7 +58,7 @@ impl Seaweedfs {
             what: "a SeaweedFS mount",
             definition: &self.definition,
             place,
-            argument: mount_point_argument(&place.mount_point),
+            argument: arguments::mount_point(&place.mount_point),
         }
     }
 }
@@ -162,18 +130,7 @@ impl Backend for Seaweedfs {
     }
 
     fn options(&self) -> String {
-        let settings = &self.settings;
-        format!(
-            "{:?} {:?} {:?} {} {:?} {:?} {:?} {}",
-            settings.filers,
-            settings.collection,
-            settings.replication,
-            settings.memory_limit,
-            settings.cache_dir,
-            settings.cache_capacity,
-            settings.program,
-            settings.read_only
-        )
+        arguments::options(&self.settings)
     }
 
     fn attach(&self, place: &Place) -> Result<Attached, AttachError> {
@@ -186,16 +143,18 @@ impl Backend for Seaweedfs {
         let cache = self.cache(place);
         fuse::make_private(&cache)?;
         let place = Place { cache, ..place.clone() };
-        self.mount(&place).start(&weed, self.arguments(&place), self.settings.memory_limit)
+        if let Some(buffer) = arguments::write_buffer(&self.settings, &place) {
+            fuse::make_private(&buffer)?;
+        }
+        let arguments = arguments::of(&self.settings, &place);
+        self.mount(&place).start(&weed, arguments, self.settings.memory_limit)
+    }
+
+    fn prepare(&self, volume: &Resolved) -> Result<(), PrepareError> {
+        prepare::prepare(&self.settings, volume)
     }
 
     fn detach(&self, place: &Place) -> Result<(), DetachError> {
         fuse::detach(place)
     }
-}
-
-fn mount_point_argument(mount_point: &Path) -> OsString {
-    let mut text = OsString::from("-dir=");
-    text.push(mount_point);
-    text
 }

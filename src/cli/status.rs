@@ -113,7 +113,21 @@ fn sources(sources: &[SourceStatus]) -> String {
         let log = source.log.as_ref()?;
         Some(format!("The log of {}: {}", one_line(&source.name), one_line(log)))
     };
-    let logs = sources.iter().filter_map(log);
+    // The volumes of a directory of this host share nothing that could be another's.
+    let shared = |source: &SourceStatus| {
+        let has_mount = source.pid.is_some();
+        (has_mount && (source.volumes.len() > 1 || source.backends.len() > 1)).then(|| {
+            let whose = if source.backends.len() > 1 {
+                format!(" of {}", source.backends.join(" and "))
+            } else {
+                String::new()
+            };
+            let volumes =
+                if source.volumes.is_empty() { "no volume now".to_owned() } else { source.volumes.join(", ") };
+            format!("One mount{} serves: {}", one_line(&whose), one_line(&volumes))
+        })
+    };
+    let logs = sources.iter().filter_map(shared).chain(sources.iter().filter_map(log));
     std::iter::once(table::plain(header, sources.iter().map(row))).chain(logs).collect::<Vec<_>>().join("\n")
 }
 

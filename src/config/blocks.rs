@@ -169,6 +169,7 @@ pub(super) fn volume(
     let size = volume_size(&mut section);
     let owner = section.owner("owner").map(|said| said.value);
     let mode = section.mode("mode").map(|said| said.value);
+    let collection = checked(&mut section, "collection", "the name of a collection", is_name).map(|said| said.value);
     section.finish(problems);
     if problems.len() > before {
         return None;
@@ -185,6 +186,7 @@ pub(super) fn volume(
         access_mode,
         owner,
         mode,
+        collection,
         nosuid,
         nodev,
         noexec,

@@ -1,7 +1,7 @@
 //! What must hold between the blocks of all files.
 
 use super::read::{Gathered, Said, place};
-use super::{BackendKind, Volume, nfs};
+use super::{Backend, BackendKind, Volume, nfs};
 use crate::hcl::{Located, Problem, Source, nearest};
 
 /// Adds the mistakes between blocks, and gives back what is only doubtful.
@@ -22,6 +22,12 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
             }
         };
         problems.extend(at(volume.file, volume.at, problem));
+    }
+    for volume in gathered.volumes.values() {
+        let backend = gathered.backends.get(&volume.value.backend);
+        if let Some((message, hint)) = backend.and_then(|backend| find_fault(&volume.value, &backend.value)) {
+            problems.extend(at(volume.file, volume.at, Problem::new(0..0, message).hint(hint)));
+        }
     }
     let mut dynamic: Vec<_> = gathered.backends.values().filter(|backend| backend.value.dynamic).collect();
     dynamic.sort_by_key(|backend| (backend.file, backend.at));
@@ -54,6 +60,17 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
     }
     warnings.sort();
     warnings
+}
+
+/// What is wrong with a volume on that backend, and what to do about it.
+pub(super) fn find_fault(volume: &Volume, backend: &Backend) -> Option<(String, &'static str)> {
+    match &backend.kind {
+        BackendKind::Seaweedfs(seaweedfs) => seaweedfs.find_fault(volume),
+        _ => volume.collection.as_ref().map(|_| {
+            let (name, backend) = (&volume.name, &volume.backend);
+            (format!("volume {name:?} has a collection, and backend {backend:?} knows none"), "leave it out")
+        }),
+    }
 }
 
 /// Volumes that are the same directory as another one, or inside it.

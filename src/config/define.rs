@@ -1,6 +1,7 @@
 //! One volume's definition, told to an agent that runs: the same block as in its files, read by the same code.
 
 use super::blocks;
+use super::cross;
 use super::read::Invalid;
 use super::{Config, Volume};
 use crate::hcl::{Document, Problem, Source, nearest};
@@ -65,6 +66,9 @@ impl Config {
                     Problem::new(at.clone(), message).hint(format!("this agent's backends are {}", known.join(", ")))
                 }
             });
+        }
+        if let Some((message, hint)) = self.backends.get(&volume.backend).and_then(|of| cross::find_fault(&volume, of)) {
+            problems.push(Problem::new(at.clone(), message).hint(hint));
         }
         if let Some(place) = self.places.get(&volume.name) {
             problems.push(Problem::new(at, format!("volume {:?} is defined twice, first at {place}", volume.name)));

@@ -20,7 +20,7 @@ pub mod url;
 mod tests;
 
 pub use define::LARGEST_DEFINITION;
-pub use kinds::{BackendKind, HostBackend, NfsBackend, SeaweedfsBackend, WEED_PATHS, nfs};
+pub use kinds::{BackendKind, HostBackend, NfsBackend, SeaweedfsBackend, WEED_PATHS, nfs, seaweedfs};
 pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
 pub use model::{AccessMode, Backend, Config, Nomad, Policy, Token, Volume};
 pub use names::{NAME_RULE, is_name};

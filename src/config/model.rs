@@ -222,6 +222,8 @@ pub struct Volume {
     pub owner: Option<(u32, u32)>,
     /// Permission bits of a directory that is created.
     pub mode: Option<u32>,
+    /// The collection that its data is kept in; only on SeaweedFS.
+    pub collection: Option<String>,
     /// Set-user-id bits mean nothing in it.
     pub nosuid: bool,
     /// Device files mean nothing in it.

@@ -100,6 +100,8 @@ fn every_key_is_taken() {
           attach_timeout = "5s"
           program        = "/opt/weed"
           read_only      = true
+          security       = "/etc/sb/security.toml"
+          ttl            = "1h"
         }
         backend "host" "disk" {
           path    = "/srv/volumes"
@@ -144,6 +146,9 @@ fn every_key_is_taken() {
                 cache_capacity: Some(10 << 30),
                 program: Some(PathBuf::from("/opt/weed")),
                 read_only: true,
+                collection_per_volume: false,
+                security: Some(PathBuf::from("/etc/sb/security.toml")),
+                options: [("ttl".to_owned(), "3600".to_owned())].into(),
             }),
             dynamic: false,
             linger: Duration::from_secs(60),
@@ -163,6 +168,7 @@ fn every_key_is_taken() {
             access_mode: AccessMode::SingleNodeWriter,
             owner: Some((70, 71)),
             mode: Some(0o750),
+            collection: None,
             nosuid: false,
             nodev: false,
             noexec: true,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::backend::PrepareError;
 use crate::guard::GuardError;
 use crate::job::{Kind, Refusal};
 use crate::sys::inode::InodeError;
@@ -37,6 +38,9 @@ pub enum BindError {
     /// Another mount is at the source's root than the one that was attached.
     #[error("the source is no longer the mount that was attached")]
     SourceChanged,
+    /// The storage system was not brought to treat the volume as its definition says.
+    #[error(transparent)]
+    Prepare(PrepareError),
     /// The volume's directory is not there, and its definition does not allow to create it.
     #[error("the volume's directory does not exist")]
     NoSuchDirectory,
@@ -101,6 +105,7 @@ impl BindError {
     /// Whether the same may work in a moment, with nobody's help.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::SourceChanged | Self::Guard(_) | Self::NotProved | Self::Undecided)
+            || matches!(self, Self::Prepare(error) if error.is_temporary)
             || self.errno().is_some_and(|errno| OUTAGES.contains(&errno))
     }
 
@@ -124,6 +129,10 @@ impl BindError {
         let place = format!("{} of task {}", binding.key.destination.as_path().display(), binding.key.task);
         let path = volume.path.display();
         let (kind, message, hint) = match self {
+            Self::Prepare(error) => {
+                let kind = if error.is_temporary { Kind::Unavailable } else { Kind::Configuration };
+                (kind, error.message.clone(), error.hint.clone())
+            }
             Self::NoSuchDirectory => (
                 Kind::Configuration,
                 format!("volume {} has no directory {path} on backend {}", volume.name, volume.backend),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::binding::Binding;
 use super::error::BindError;
-use crate::backend::Attached;
+use crate::backend::{Attached, Backend};
 use crate::guard::GuardClient;
 use crate::job::Placement;
 use crate::nomad::model::AllocId;
@@ -37,8 +37,8 @@ pub use leave::{Force, Leaving, unbind};
 pub use set_aside::{Kept, SetAsideError, set_aside};
 pub use sweep::{is_collected, sweep, sweep_forgotten};
 pub use take_out::{TakeOutError, take_out};
-use volume::open_volume;
 pub use volume::{Creation, has_volume, make_volume};
+use volume::{open_volume, prepare_volume};
 
 /// How long the guard may take to mark a mount.
 const MARK_DEADLINE: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ pub fn observe(
         return Ok((Observed::Missing, None));
     }
     // Where its own directory is missing, what is mounted stays as it is: more likely the wrong thing answers.
-    let directory = open_volume(binding, source, Creation::Never)?;
+    let directory = open_volume(binding, source)?;
     let wanted = identity::identify(directory.as_fd()).map_err(BindError::host("look at the volume"))?;
     if shows(&found, &wanted) {
         mark(host, binding, top.as_fd())?;
@@ -180,9 +180,10 @@ pub fn bind(
     alloc: &AllocId,
     binding: &Binding,
     source: &Attached,
+    backend: &dyn Backend,
     creation: Creation,
 ) -> Result<Identity, BindError> {
-    let volume = open_volume(binding, source, creation)?;
+    let volume = prepare_volume(binding, source, backend, creation)?;
     let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
     let site = match Site::of(host, alloc, binding) {
         Err(error) if error.is_missing() && binding.placement == Placement::Mount => {
@@ -226,6 +227,7 @@ pub fn restore(
     alloc: &AllocId,
     binding: &Binding,
     source: &Attached,
+    backend: &dyn Backend,
     former: &Identity,
 ) -> Result<Identity, BindError> {
     let moved = match binding.placement {
@@ -233,30 +235,36 @@ pub fn restore(
         Placement::Link => Ok(Vec::new()),
     };
     let moved = moved.map_err(BindError::host("look for a moved mount"))?;
-    let volume = open_volume(binding, source, Creation::Never)?;
+    let volume = open_volume(binding, source)?;
     let wanted = identity::identify(volume.as_fd()).map_err(BindError::host("look at the volume"))?;
     for from in moved {
         if let Some(identity) = displaced::put_back(host, alloc, binding, &from, &wanted)? {
             return Ok(identity);
         }
     }
-    bind(host, alloc, binding, source, Creation::Never)
+    bind(host, alloc, binding, source, backend, Creation::Never)
 }
 
 /// The same where a mount of ours is dead: it is taken away first, lazily, since nothing can be read through it.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn replace(host: &Host, alloc: &AllocId, binding: &Binding, source: &Attached) -> Result<Identity, BindError> {
+pub fn replace(
+    host: &Host,
+    alloc: &AllocId,
+    binding: &Binding,
+    source: &Attached,
+    backend: &dyn Backend,
+) -> Result<Identity, BindError> {
     // The volume is looked for before the dead mount is taken away.
-    drop(open_volume(binding, source, Creation::Never)?);
+    drop(open_volume(binding, source)?);
     let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
     let parent = site.open_parent().map_err(BindError::Destination)?;
     match mount::detach(parent.as_fd(), site.parent_and_name().1) {
         Ok(()) | Err(MountError::NotAMountPoint | MountError::Missing) => {}
         Err(error) => return Err(BindError::Mount(error)),
     }
-    bind(host, alloc, binding, source, Creation::Never)
+    bind(host, alloc, binding, source, backend, Creation::Never)
 }
 
 /// Makes the directory beneath a mount, and makes it refuse writes.

@@ -1,5 +1,6 @@
 //! What the reconciler says of itself: `status` and `explain`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::binding::Origin;
@@ -56,8 +57,15 @@ impl Reconciler {
             let attached = source.attached();
             let key = &source.place.key;
             let uses = |entry: &Entry| entry.bindings.values().filter(|live| live.binding.source == *key).count();
+            let of_it = |entry: &Entry| -> Vec<String> {
+                let bindings = entry.bindings.values().filter(|live| live.binding.source == *key);
+                bindings.map(|live| live.binding.volume.name.clone()).collect()
+            };
+            let volumes: BTreeSet<String> = self.entries.values().flat_map(|entry| of_it(entry)).collect();
             SourceStatus {
                 name: source.name(),
+                backends: source.names.iter().cloned().collect(),
+                volumes: volumes.into_iter().collect(),
                 kind: backend::of(&source.definition).kind().to_owned(),
                 state: source_state(source).to_owned(),
                 mount_point: attached.map(|attached| attached.root.display().to_string()),

@@ -12,6 +12,7 @@ use super::plan::{self, Observed, Step, Wanted};
 use super::reconciler::Reconciler;
 use super::source::Source;
 use super::worker::Desk;
+use crate::backend;
 use crate::job::{Kind, Refusal};
 use crate::nomad::model::AllocId;
 use crate::sys::identity::Identity;
@@ -144,14 +145,19 @@ impl Reconciler {
         let Some(source) = self.sources.get(&binding.source).and_then(|source| source.attached()).cloned() else {
             return;
         };
+        let Some(definition) = self.sources.get(&binding.source).map(|source| source.definition.clone()) else {
+            return;
+        };
         live.in_flight = Some(Instant::now());
         let (alloc, key) = (alloc.clone(), key.clone());
         let (sizing, results) = (self.find_sizing(&binding), self.results.clone());
         self.submit(Desk::Source(binding.source.clone()), move || {
+            let backend = backend::of(&definition);
+            let backend = backend.as_ref();
             let bound = match former {
-                _ if replace => execute::replace(&host, &alloc, &binding, &source),
-                Some(former) => execute::restore(&host, &alloc, &binding, &source, &former),
-                None => execute::bind(&host, &alloc, &binding, &source, Creation::AsDefined),
+                _ if replace => execute::replace(&host, &alloc, &binding, &source, backend),
+                Some(former) => execute::restore(&host, &alloc, &binding, &source, backend, &former),
+                None => execute::bind(&host, &alloc, &binding, &source, backend, Creation::AsDefined),
             };
             // Before anybody is told that it is there, and may write.
             if let (Ok(_), Some(sizing)) = (&bound, sizing) {

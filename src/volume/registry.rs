@@ -1,7 +1,7 @@
 //! From what a job calls its storage to a directory of a backend, if the operator allows it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Resolved;
 use crate::config::model::Volume;
@@ -124,6 +124,7 @@ impl Registry {
         let backend = self.backends.values().find(|backend| backend.dynamic)?;
         let mut volume = resolved(name, backend, PathBuf::from(name));
         volume.create = true;
+        volume.collection = collection_of(name, &volume.path, backend);
         Some(Placed { volume, backend: backend.clone() })
     }
 
@@ -292,9 +293,18 @@ fn registered(volume: &Volume, backend: &Backend) -> Resolved {
         create: volume.create && !read_only,
         owner: volume.owner,
         mode: volume.mode,
+        collection: volume.collection.clone().or_else(|| collection_of(&volume.name, &volume.path, backend)),
         nosuid: volume.nosuid,
         nodev: volume.nodev,
         noexec: volume.noexec,
+    }
+}
+
+/// The collection of a volume of which nothing is said.
+fn collection_of(name: &str, path: &Path, backend: &Backend) -> Option<String> {
+    match &backend.kind {
+        BackendKind::Seaweedfs(seaweedfs) => seaweedfs.collection_of(name, path),
+        _ => None,
     }
 }
 
@@ -308,6 +318,7 @@ fn resolved(name: &str, backend: &Backend, path: PathBuf) -> Resolved {
         create: false,
         owner: None,
         mode: None,
+        collection: None,
         nosuid: true,
         nodev: true,
         noexec: false,

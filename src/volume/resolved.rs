@@ -24,6 +24,9 @@ pub struct Resolved {
     pub owner: Option<(u32, u32)>,
     /// Permission bits given to a directory that is created.
     pub mode: Option<u32>,
+    /// The collection that its data is kept in, on a system that has such.
+    #[serde(default)]
+    pub collection: Option<String>,
     /// Mount flags beyond read-only; nosuid and nodev unless its definition says otherwise.
     pub nosuid: bool,
     /// No device files.

@@ -10,6 +10,7 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 mod agent;
+mod cluster;
 mod files;
 mod jobs;
 mod lab;
@@ -18,6 +19,7 @@ mod skip;
 mod wait;
 mod world;
 
+pub use cluster::{Cluster, Plan};
 pub use files::{checksums, mounts_below};
 pub use jobs::PRESTART;
 pub use lab::{Lab, tool};

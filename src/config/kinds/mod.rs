@@ -4,7 +4,7 @@
 
 mod host;
 pub mod nfs;
-mod seaweedfs;
+pub mod seaweedfs;
 
 use std::time::Duration;
 

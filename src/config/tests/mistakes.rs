@@ -18,7 +18,7 @@ backend "seaweedfs" "b" {
   filer = "filer"
   memory_limit = "64MiB"
   replication = "1"
-  cache_capacity = "1GiB"
+  cache_capacity = "1kB"
   attach = "never"
   dynamc = true
 }
@@ -50,7 +50,7 @@ policy {
             "agent.hcl:12:11: filer must be HOST:PORT of one or more filers, separated by commas, not \"filer\"",
             "agent.hcl:13:18: memory_limit must be at least 128MiB: weed mount takes nearly as much with nothing to do",
             "agent.hcl:14:17: replication must be three digits such as \"001\", not \"1\"",
-            "agent.hcl:15:20: cache_capacity is set, and cache_dir is not (add cache_dir = \"/var/cache/saddlebag\")",
+            "agent.hcl:15:20: cache_capacity must be at least 1MiB",
             "agent.hcl:16:12: attach must be \"start\" or \"demand\", not \"never\"",
             "agent.hcl:17:3: unknown key \"dynamc\" in backend \"seaweedfs\" \"b\" (did you mean \"dynamic\"?)",
             "agent.hcl:19:1: backend \"host\" \"c d\" has no path (add path = \"/srv/volumes\")",
@@ -84,6 +84,27 @@ fn a_size_is_one_that_storage_systems_can_count() {
     }
     assert!(of("\"ten\"").starts_with("agent.hcl:6:10: size must be a size such as"), "{}", of("\"ten\""));
     assert!(of("10").starts_with("agent.hcl:6:10: size must be"), "{}", of("10"));
+}
+
+#[test]
+fn a_collection_is_said_where_it_can_be_kept() {
+    let text = "backend \"host\" \"disk\" {\n  path = \"/srv\"\n}\n\
+        backend \"seaweedfs\" \"all\" {\n  filer = \"f:8888\"\n  collection = \"c\"\n}\n\
+        backend \"seaweedfs\" \"each\" {\n  filer = \"f:8888\"\n}\n\
+        volume \"a\" {\n  backend = \"disk\"\n  collection = \"a\"\n}\n\
+        volume \"b\" {\n  backend = \"all\"\n  collection = \"b\"\n}\n\
+        volume \"c\" {\n  backend = \"each\"\n  path = \"/buckets/d/x\"\n  collection = \"c\"\n}\n\
+        volume \"d\" {\n  backend = \"each\"\n  path = \"/buckets/d\"\n  collection = \"d\"\n}\n\
+        volume \"e\" {\n  backend = \"each\"\n  path = \"/\"\n  collection = \"e\"\n}\n";
+    assert_eq!(
+        mistakes(text),
+        [
+            "agent.hcl:11:1: volume \"a\" has a collection, and backend \"disk\" knows none (leave it out)",
+            "agent.hcl:15:1: volume \"b\" has collection \"b\", and its backend has \"c\" for all (say `collection` of the volumes only: what a mount says comes before every rule)",
+            "agent.hcl:19:1: volume \"c\" has collection \"c\", and lies in a bucket, whose data is always in the collection of its name (leave `collection` out, or put the volume elsewhere in the filer)",
+            "agent.hcl:29:1: volume \"e\" has collection \"e\", and is the filer's whole tree (put the volume into a directory of its own)",
+        ]
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::job::Placement;
 use crate::nomad::model::AllocId;
 use crate::reconcile::binding::{Binding, BindingKey};
 use crate::reconcile::error::BindError;
-use crate::reconcile::execute::volume::{Creation, open_volume};
+use crate::reconcile::execute::volume::open_volume;
 use crate::sys::identity::{self, Identity};
 use crate::sys::mount::{self, MountError};
 use crate::sys::{inode, resolve, table};
@@ -119,7 +119,7 @@ pub fn uncover(
     source: &Attached,
     recorded: Option<&Identity>,
 ) -> Result<(), BindError> {
-    let volume = open_volume(binding, source, Creation::Never)?;
+    let volume = open_volume(binding, source)?;
     let Some(recorded) = recorded else { return Err(BindError::NotProved) };
     let site = Site::of(host, alloc, binding).map_err(BindError::Destination)?;
     let parent = site.open_parent().map_err(BindError::Destination)?;

@@ -10,7 +10,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::open_or_self;
-use crate::backend::Attached;
+use crate::backend::{Attached, Backend};
 use crate::reconcile::binding::Binding;
 use crate::reconcile::error::BindError;
 use crate::sys::{identity, inode, resolve};
@@ -26,7 +26,42 @@ pub enum Creation {
 }
 
 /// Opens the volume's directory within its source.
-pub(super) fn open_volume(binding: &Binding, source: &Attached, creation: Creation) -> Result<OwnedFd, BindError> {
+pub(super) fn open_volume(binding: &Binding, source: &Attached) -> Result<OwnedFd, BindError> {
+    open_or_create(binding, source, || Err(BindError::NoSuchDirectory))
+}
+
+/// The same for who is to use it: its storage system is told what it has to know of it first, and its directory is made
+/// where that is allowed.
+pub(super) fn prepare_volume(
+    binding: &Binding,
+    source: &Attached,
+    backend: &dyn Backend,
+    creation: Creation,
+) -> Result<OwnedFd, BindError> {
+    let prepare = || backend.prepare(&binding.volume).map_err(BindError::Prepare);
+    match (prepare(), creation) {
+        (Err(error), Creation::AsDefined) => return Err(error),
+        // Its task has had it before: it is better off with it as it is than without it.
+        (Err(error), Creation::Never) => {
+            tracing::warn!(volume = %binding.volume.name, %error, "not all that the volume needs is seen to");
+        }
+        (Ok(()), _) => {}
+    }
+    open_or_create(binding, source, || {
+        if !binding.volume.create || creation == Creation::Never {
+            return Err(BindError::NoSuchDirectory);
+        }
+        let made = create_volume(resolve::open_root(&source.root).map_err(BindError::Source)?.as_fd(), &binding.volume)?;
+        prepare()?;
+        Ok(made)
+    })
+}
+
+fn open_or_create(
+    binding: &Binding,
+    source: &Attached,
+    create: impl FnOnce() -> Result<OwnedFd, BindError>,
+) -> Result<OwnedFd, BindError> {
     let root = resolve::open_root(&source.root).map_err(BindError::Source)?;
     let now = identity::identify(root.as_fd()).map_err(BindError::host("look at the source"))?;
     if now != source.identity {
@@ -35,10 +70,7 @@ pub(super) fn open_volume(binding: &Binding, source: &Attached, creation: Creati
     let volume = &binding.volume;
     let directory = match open_or_self(root.as_fd(), &volume.path) {
         Ok(directory) => directory,
-        Err(error) if error.is_missing() && volume.create && creation == Creation::AsDefined => {
-            create_volume(root.as_fd(), volume)?
-        }
-        Err(error) if error.is_missing() => return Err(BindError::NoSuchDirectory),
+        Err(error) if error.is_missing() => create()?,
         Err(error) => return Err(BindError::Volume(error)),
     };
     let look = BindError::host("look at the volume");

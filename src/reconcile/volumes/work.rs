@@ -94,7 +94,13 @@ pub(super) fn make(
     volume: &Resolved,
     attached: &Attached,
 ) -> Result<Worked, WorkError> {
+    let prepare = || backend::of(definition).prepare(volume).map_err(BindError::Prepare);
+    prepare()?;
     let created = execute::make_volume(volume, attached)?;
+    if created {
+        // A bucket can be told of only once it is there.
+        prepare()?;
+    }
     let sized = is_enforced(definition, volume);
     if sized {
         backend::of(definition).set_size(place, attached, &volume.path, volume.size)?;

@@ -1,0 +1,7 @@
+//! What saddlebag says to a real SeaweedFS, and what that makes of it, without a Nomad beside them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod told;
+mod words;
