@@ -19,7 +19,9 @@ use crate::volume::Resolved;
 const GOOD_FOR: Duration = Duration::from_secs(600);
 
 /// What was seen to, by filers and what it was, and when. Volumes are registered, so there are not many.
-static SEEN_TO: LazyLock<Mutex<HashMap<(Vec<String>, What), Instant>>> = LazyLock::new(Mutex::default);
+static SEEN_TO: LazyLock<Mutex<SeenTo>> = LazyLock::new(Mutex::default);
+
+type SeenTo = HashMap<(Vec<String>, What), Instant>;
 
 /// Something that is seen to once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
