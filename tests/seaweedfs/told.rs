@@ -89,7 +89,7 @@ fn data_of_a_volume_lies_in_its_collection_and_goes_with_it_alone() -> anyhow::R
         wait_until("the collections", PATIENCE, &[], || {
             let said = cluster.shell("collection.list", 0)?;
             let has = |name: &&str| said.contains(&format!("collection:\"{name}\""));
-            Ok((wanted.iter().all(|name| has(name)) && !gone.iter().any(|name| has(name))).then_some(()))
+            Ok((wanted.iter().all(has) && !gone.iter().any(has)).then_some(()))
         })
     };
     collections(&["shop", "blog"], &["shopping"])?;
