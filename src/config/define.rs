@@ -67,7 +67,8 @@ impl Config {
                 }
             });
         }
-        if let Some((message, hint)) = self.backends.get(&volume.backend).and_then(|of| cross::find_fault(&volume, of)) {
+        if let Some((message, hint)) = self.backends.get(&volume.backend).and_then(|of| cross::find_fault(&volume, of))
+        {
             problems.push(Problem::new(at.clone(), message).hint(hint));
         }
         if let Some(place) = self.places.get(&volume.name) {

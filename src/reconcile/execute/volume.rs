@@ -51,7 +51,8 @@ pub(super) fn prepare_volume(
         if !binding.volume.create || creation == Creation::Never {
             return Err(BindError::NoSuchDirectory);
         }
-        let made = create_volume(resolve::open_root(&source.root).map_err(BindError::Source)?.as_fd(), &binding.volume)?;
+        let made =
+            create_volume(resolve::open_root(&source.root).map_err(BindError::Source)?.as_fd(), &binding.volume)?;
         prepare()?;
         Ok(made)
     })
