@@ -14,7 +14,7 @@ mod rules;
 mod security;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::examine::{self, Needed};

@@ -115,6 +115,7 @@ mod tests {
             log: "/s/log".into(),
             cache: "/s/cache/1".into(),
             socket: "/r/1.sock".into(),
+            is_trial: false,
             prober: backend::prober::Prober::new(backend::SourceKey("seaweedfs-1".into()), |_| ()),
         };
         of(&settings, &place).into_iter().map(|argument| argument.into_string().unwrap()).collect()
