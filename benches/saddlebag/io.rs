@@ -103,8 +103,8 @@ fn compare(report: &mut Report, kind: &str, mut rig: Rig, by_hand: &Path) -> any
 /// MiB a second.
 fn run_fio(place: &Path, field: &str, arguments: &[&str]) -> anyhow::Result<f64> {
     let done = Command::new("fio")
-        .args(["--name=bench", "--filename=fio", "--ioengine=psync", "--output-format=json", "--fallocate=none"])
-        .arg(format!("--directory={}", place.display()))
+        .args(["--name=bench", "--ioengine=psync", "--output-format=json", "--fallocate=none"])
+        .arg(format!("--filename={}", place.join("fio").display()))
         .args(arguments)
         .output()
         .context("starting fio")?;

@@ -1,16 +1,23 @@
 //! The kinds of volume that a database may be given. A further one is a function here, and a word in `main.rs`.
 
-use crate::support::{World, tool};
+use crate::support::{PATIENCE, World, tool};
 use anyhow::Context as _;
 use rustix::process::Pid;
 use std::path::PathBuf;
+use std::process::Command;
+
+/// What the largest of the databases needs, and little more: nothing else shrinks an image on SeaweedFS.
+const IMAGE_SIZE: &str = "400MiB";
 
 /// A kind of volume.
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// How figures and failures call it.
     pub name: &'static str,
-    /// The blocks of its backend `data`, and what its `volume` block says besides.
-    configure: fn(&World) -> anyhow::Result<(String, &'static str)>,
+    /// The blocks of its backend `data`.
+    backend: fn(&World) -> anyhow::Result<String>,
+    /// The file system that its volume is an image of.
+    format: Option<&'static str>,
 }
 
 impl Kind {
@@ -20,7 +27,9 @@ impl Kind {
     /// # Errors
     /// Where a program of the backend is not there.
     pub fn configuration(&self, world: &World) -> anyhow::Result<String> {
-        let (backend, volume) = (self.configure)(world)?;
+        let backend = (self.backend)(world)?;
+        let volume = self.format.map(|format| format!("  format = \"{format}\"\n  size = \"{IMAGE_SIZE}\"\n"));
+        let volume = volume.unwrap_or_default();
         let notes = world.directory().join("notes");
         std::fs::create_dir_all(&notes)?;
         Ok(format!(
@@ -40,26 +49,53 @@ impl Kind {
     /// # Errors
     /// Where the agent does not say.
     pub fn directory(&self, world: &World) -> anyhow::Result<PathBuf> {
-        let source = source(world)?;
+        if self.format.is_some() {
+            let mounted = source(world, "data~data")?;
+            return Ok(PathBuf::from(mounted["mount_point"].as_str().context("an image that is mounted")?));
+        }
+        self.place_on_backend(world)
+    }
+
+    fn place_on_backend(&self, world: &World) -> anyhow::Result<PathBuf> {
+        let source = source(world, "data")?;
         let mount = source["mount_point"].as_str().map_or_else(|| world.directory().join("disk"), PathBuf::from);
         Ok(mount.join(place(world)?))
     }
 
-    /// The program that has mounted the source of `data`.
+    /// The program that has mounted the source that `data` lies on.
     ///
     /// # Errors
     /// Where there is none.
     pub fn mount_program(&self, world: &World) -> anyhow::Result<Pid> {
-        let pid = source(world)?["pid"].as_i64().with_context(|| format!("{} has no mount program", self.name))?;
+        let pid = source(world, "data")?["pid"].as_i64();
+        let pid = pid.with_context(|| format!("{} has no mount program", self.name))?;
         Pid::from_raw(i32::try_from(pid)?).context("a pid")
+    }
+
+    /// What is proved of the volume when nothing uses it any more: a file system in an image is let go, and clean.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn assert_clean(&self, world: &World) -> anyhow::Result<()> {
+        if self.format.is_none() {
+            return Ok(());
+        }
+        let file = self.place_on_backend(world)?;
+        let name = file.file_name().and_then(|name| name.to_str()).context("a name")?;
+        let note = file.with_file_name(format!(".{name}.owner"));
+        world.wait_until("an image that is let go", PATIENCE, || Ok((!note.try_exists()?).then_some(())))?;
+        let done = Command::new(tool("e2fsck").context("no e2fsck")?).args(["-f", "-n"]).arg(&file).output()?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        anyhow::ensure!(done.status.success(), "e2fsck of {}: {}\n{said}", self.name, done.status);
+        Ok(())
     }
 }
 
-/// What the agent says of the source of `data`.
-fn source(world: &World) -> anyhow::Result<serde_json::Value> {
+/// What the agent says of that source.
+fn source(world: &World, name: &str) -> anyhow::Result<serde_json::Value> {
     let status: serde_json::Value = serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?;
     let mut sources = status["sources"].as_array().context("status lists sources")?.iter();
-    Ok(sources.find(|source| source["name"] == "data").with_context(|| format!("{status:#}"))?.clone())
+    Ok(sources.find(|source| source["name"] == name).with_context(|| format!("{status:#}"))?.clone())
 }
 
 /// The directory of `data` in its backend. A filer is shared by all worlds.
@@ -70,19 +106,18 @@ fn place(world: &World) -> anyhow::Result<String> {
 
 /// A directory of the host: what the others are measured against.
 pub fn host() -> Kind {
-    Kind {
-        name: "host",
-        configure: |world| {
-            let disk = world.directory().join("disk");
-            std::fs::create_dir_all(&disk)?;
-            Ok((format!("backend \"host\" \"data\" {{\n  path = \"{}\"\n}}\n", disk.display()), ""))
-        },
-    }
+    Kind { name: "host", backend: host_backend, format: None }
 }
 
 /// A directory of a SeaweedFS, with the options that `docs/backends/databases.md` recommends for databases.
 pub fn seaweedfs() -> Kind {
-    Kind { name: "seaweedfs", configure: |world| Ok((seaweedfs_backend(world)?, "")) }
+    Kind { name: "seaweedfs", backend: seaweedfs_backend, format: None }
+}
+
+fn host_backend(world: &World) -> anyhow::Result<String> {
+    let disk = world.directory().join("disk");
+    std::fs::create_dir_all(&disk)?;
+    Ok(format!("backend \"host\" \"data\" {{\n  path = \"{}\"\n}}\n", disk.display()))
 }
 
 fn seaweedfs_backend(world: &World) -> anyhow::Result<String> {

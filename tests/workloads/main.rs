@@ -23,6 +23,24 @@ mod prometheus;
 mod scene;
 mod writer;
 
+/// Ends a test as skipped where the machine lacks something that all of them need.
+macro_rules! needs {
+    () => {
+        crate::support::require!(
+            "root",
+            "nomad",
+            "dockerd",
+            "docker",
+            "weed",
+            "fusermount3",
+            "nsenter",
+            "unshare",
+            "curl",
+            "e2fsck"
+        )
+    };
+}
+
 /// Each workload on each kind of volume.
 macro_rules! workloads_on {
     ($($kind:ident with $fsx:ident),+ $(,)?) => { $(
@@ -33,41 +51,49 @@ macro_rules! workloads_on {
 
             #[test]
             fn sqlite_with_a_write_ahead_log_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
+                needs!();
                 writer::is_whole_after_kills(&$kind(), "wal")
             }
 
             #[test]
             fn sqlite_with_a_rollback_journal_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
+                needs!();
                 writer::is_whole_after_kills(&$kind(), "rollback")
             }
 
             #[test]
             fn an_append_only_log_keeps_every_acknowledged_record() -> anyhow::Result<()> {
+                needs!();
                 writer::is_whole_after_kills(&$kind(), "log")
             }
 
             #[test]
             fn postgresql_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
+                needs!();
                 postgres::is_whole_after_kills(&$kind())
             }
 
             #[test]
             fn mariadb_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
+                needs!();
                 mariadb::is_whole_after_kills(&$kind())
             }
 
             #[test]
             fn prometheus_keeps_every_sample_through_compactions() -> anyhow::Result<()> {
+                needs!();
                 prometheus::is_whole_after_kills(&$kind())
             }
 
             #[test]
             fn random_writes_truncations_and_mappings_of_a_file() -> anyhow::Result<()> {
+                needs!();
                 programs::fsx_finds(&$kind(), Fsx::$fsx)
             }
 
             #[test]
             fn every_case_of_posix_ends_the_same_through_a_binding() -> anyhow::Result<()> {
+                needs!();
                 programs::posix_is_the_same_through_a_binding(&$kind())
             }
         }
@@ -85,11 +111,13 @@ macro_rules! mounts_lost_on {
 
                 #[test]
                 fn leaves_sqlite_with_every_acknowledged_commit() -> anyhow::Result<()> {
+                    needs!();
                     writer::is_whole_after_the_mount_was_lost(&$kind(), "wal")
                 }
 
                 #[test]
                 fn leaves_an_append_only_log_with_every_acknowledged_record() -> anyhow::Result<()> {
+                    needs!();
                     writer::is_whole_after_the_mount_was_lost(&$kind(), "log")
                 }
             }

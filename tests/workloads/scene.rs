@@ -23,7 +23,7 @@ pub fn work_time() -> Duration {
 /// A Nomad with the job, and saddlebag with the volume.
 pub struct Scene {
     pub world: World,
-    kind: &'static str,
+    kind: Kind,
     name: &'static str,
     job: String,
     alloc: String,
@@ -79,7 +79,7 @@ impl Scene {
         world.start_agent(&configuration)?;
         let run = if driver == "exec" { Path::new("/local/notes/run").to_owned() } else { notes.join("run") };
         let job = job(name, driver, &run);
-        let mut scene = Self { world, kind: kind.name, name, job, alloc: String::new(), restarts: 0 };
+        let mut scene = Self { world, kind: *kind, name, job, alloc: String::new(), restarts: 0 };
         scene.begin()?;
         Ok(scene)
     }
@@ -131,13 +131,14 @@ impl Scene {
         Ok(())
     }
 
-    /// Stops the job for good, and removes it.
+    /// Stops the job for good, and removes it. What its volume is then is clean.
     ///
     /// # Errors
     /// Where its allocation does not go.
     pub fn end(self) -> anyhow::Result<()> {
         self.world.stop_purge(self.name)?;
-        self.world.wait_until("the end of the task", PATIENCE, || Ok(self.processes()?.is_empty().then_some(())))
+        self.world.wait_until("the end of the task", PATIENCE, || Ok(self.processes()?.is_empty().then_some(())))?;
+        self.kind.assert_clean(&self.world)
     }
 
     /// Waits for something, and shows what the task has said where it does not come.
@@ -154,7 +155,7 @@ impl Scene {
     pub fn said(&self) -> String {
         let text = self.world.alloc_logs(&self.alloc, "main").unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        format!("{} on {}: {}", self.name, self.kind, lines[lines.len().saturating_sub(30)..].join("\n"))
+        format!("{} on {}: {}", self.name, self.kind.name, lines[lines.len().saturating_sub(30)..].join("\n"))
     }
 
     /// A command that runs inside the task: its file systems, its user.
@@ -207,10 +208,10 @@ impl Scene {
         use std::io::Write as _;
         #[expect(clippy::cast_precision_loss, reason = "a rate of some thousands")]
         let rate = count as f64 / time.as_secs_f64();
-        println!("{what} on {}: {count} in {:.1} s, {rate:.0} a second", self.kind, time.as_secs_f64());
+        println!("{what} on {}: {count} in {:.1} s, {rate:.0} a second", self.kind.name, time.as_secs_f64());
         if let Some(path) = std::env::var_os("SADDLEBAG_WORKLOADS_FIGURES") {
             let mut file = std::fs::File::options().create(true).append(true).open(path)?;
-            writeln!(file, "{what}\t{}\t{rate:.1}", self.kind)?;
+            writeln!(file, "{what}\t{}\t{rate:.1}", self.kind.name)?;
         }
         Ok(())
     }
