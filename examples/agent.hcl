@@ -82,6 +82,25 @@ backend "nfs" "nas" {
   # options = ["noresvport"]
 }
 
+# A Gluster volume. One `glusterfs` serves all saddlebag volumes on it.
+backend "gluster" "replicated" {
+  servers      = ["gluster1.example.com", "gluster2.example.com"]  # the first that answers
+  volume       = "gv0"
+  path         = "/jobs"   # the directory of it that volumes are below
+  ping_timeout = "10s"     # how soon a brick counts as gone
+
+  # xlator_options = { "write-behind.cache-size" = "4MB" }
+
+  # Who sets sizes: `gluster` on this host, if it is a server of the pool, or on one that is.
+  # quota "local" {
+  # }
+  quota "ssh" {
+    host        = "gluster1.example.com"
+    key         = "/etc/saddlebag/gluster.key"
+    known_hosts = "/etc/saddlebag/gluster.known_hosts"
+  }
+}
+
 # A registered volume: jobs ask for it by its name, storage_volume = "pgdata".
 volume "pgdata" {
   backend     = "main"
@@ -106,5 +125,6 @@ policy {
     "host:///srv/shared/",
     "seaweedfs://10.0.0.1:8888/buckets/scratch/",
     "nfs://10.0.0.3/srv/scratch/",
+    "gluster://gluster1.example.com/gv0/scratch/",
   ]
 }

@@ -20,7 +20,7 @@ pub enum AttachError {
     /// No server of the list accepts a connection.
     #[error("no connection to {what} {server}")]
     Unreachable {
-        /// What it is: `filer`.
+        /// What it is: `filer`, `glusterd`.
         what: &'static str,
         /// Its address.
         server: String,
@@ -48,6 +48,14 @@ pub enum AttachError {
     /// The directory that should hold the volumes is not there.
     #[error("the directory {} does not exist", .0.display())]
     NoDirectory(PathBuf),
+    /// A file that the configuration counts on is not there.
+    #[error("the file {} for {what} does not exist", .path.display())]
+    NoFile {
+        /// What it is for: `TLS`.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// Something else is mounted where the source belongs.
     #[error("a file system of type {fs_type} is mounted at {}, where {expected} belongs", .at.display())]
     Foreign {
@@ -67,7 +75,7 @@ pub enum AttachError {
     /// A server accepts connections and says nothing.
     #[error("{what} {server} accepts connections and has not answered for {}", humantime::format_duration(*.after))]
     NoReply {
-        /// What it is: `filer`.
+        /// What it is: `filer`, `glusterd`.
         what: &'static str,
         /// Its address.
         server: String,
@@ -77,6 +85,9 @@ pub enum AttachError {
     /// It is mounted, and whoever asks it waits.
     #[error("it is mounted, but {0}")]
     Silent(String),
+    /// It is mounted, and what it stands on cannot be reached.
+    #[error("{0}")]
+    Cut(String),
     /// Its mount was taken away, and its mount program serves others still.
     #[error("its mount was taken away, and its mount program (pid {0}) still serves tasks")]
     StillServing(i32),
@@ -123,6 +134,7 @@ impl AttachError {
                 | Self::ProgramEnded { .. }
                 | Self::NoReply { .. }
                 | Self::Silent(_)
+                | Self::Cut(_)
                 | Self::StillServing(_)
                 | Self::Refused { passes: true, .. }
         )
@@ -158,6 +170,7 @@ impl AttachError {
                 ),
             ),
             Self::NoDirectory(path) => (Kind::Configuration, format!("create {} on this client", path.display())),
+            Self::NoFile { path, .. } => (Kind::Configuration, format!("put {} on this client", path.display())),
             Self::Foreign { at, .. } => (
                 Kind::Configuration,
                 format!("look at `findmnt {}` and unmount what does not belong there", at.display()),
@@ -169,6 +182,10 @@ impl AttachError {
             Self::Silent(_) => (
                 Kind::Unavailable,
                 "look at its mount program and its servers; it goes on by itself when they answer".to_owned(),
+            ),
+            Self::Cut(_) => (
+                Kind::Unavailable,
+                "start its servers, or look at the network to them; it goes on by itself when they answer".to_owned(),
             ),
             Self::StillServing(pid) => (
                 Kind::Unavailable,

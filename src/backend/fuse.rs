@@ -32,6 +32,8 @@ pub(super) struct FuseMount<'a> {
     pub place: &'a Place,
     /// The argument by which its program is known among all processes: it names the mount point.
     pub argument: OsString,
+    /// What of the end of its program's log tells why it failed.
+    pub read_log: fn(&Path) -> Vec<String>,
 }
 
 impl FuseMount<'_> {
@@ -115,7 +117,13 @@ impl FuseMount<'_> {
             if let Some((_, identity)) = look_at(&place.mount_point)? {
                 // Its program may have been killed as soon as it had mounted: that passes, and hooks wait for it.
                 match ask(self.definition, self.place, &self.place.mount_point, identity.mount_id) {
-                    Ok(answer) => answer.map_err(|source| AttachError::NoAnswer { source })?,
+                    Ok(Ok(())) => {}
+                    // Some mount first, ask their servers for what after that, and take the mount away again.
+                    Ok(Err(source)) => match (running.has_ended(LOOK), Instant::now() > deadline) {
+                        (true, _) => return Err(self.ended(name)),
+                        (false, true) => return Err(AttachError::NoAnswer { source }),
+                        (false, false) => continue,
+                    },
                     // Its first answer may take as long as the rest of its start.
                     Err(error) if !error.is_silence() || Instant::now() > deadline => return Err(error),
                     Err(_) => continue,
@@ -129,19 +137,20 @@ impl FuseMount<'_> {
                 });
             }
             if running.has_ended(LOOK) {
-                return Err(AttachError::ProgramEnded {
-                    program: name.to_owned(),
-                    log: program::last_lines(&place.log),
-                });
+                return Err(self.ended(name));
             }
             if Instant::now() > deadline {
                 return Err(AttachError::TooSlow {
                     program: name.to_owned(),
                     after: self.definition.attach_timeout,
-                    log: program::last_lines(&place.log),
+                    log: (self.read_log)(&place.log),
                 });
             }
         }
+    }
+
+    fn ended(&self, name: &str) -> AttachError {
+        AttachError::ProgramEnded { program: name.to_owned(), log: (self.read_log)(&self.place.log) }
     }
 }
 

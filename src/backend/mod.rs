@@ -8,6 +8,7 @@
 mod error;
 mod examine;
 mod fuse;
+mod gluster;
 mod host;
 pub mod logs;
 mod mount_point;
@@ -179,6 +180,7 @@ pub trait Backend: Send + Sync {
 pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
     match &definition.kind {
         BackendKind::Host(settings) => Box::new(host::Host::new(settings.clone(), definition.dynamic)),
+        BackendKind::Gluster(settings) => Box::new(gluster::Gluster::new(settings.as_ref().clone(), definition)),
         BackendKind::Seaweedfs(settings) => Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition)),
         BackendKind::Nfs(settings) => Box::new(nfs::Nfs::new(settings.clone(), definition)),
     }

@@ -30,6 +30,7 @@ pub(super) fn ask(
         Verdict::Refuses { errno, reason } => {
             Ok(Err(errno.map_or_else(|| io::Error::other(reason), io::Error::from_raw_os_error)))
         }
+        Verdict::Cut { reason } => Err(AttachError::Cut(reason)),
         Verdict::Silent { reason } => Err(AttachError::Silent(reason)),
     }
 }

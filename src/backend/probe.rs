@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AttachError, Place};
 use crate::config;
+use crate::sys::namespace::{is_deaths, is_unattended};
 use crate::sys::{identity, resolve};
 
 /// How long a storage system's servers may take. Less than a probe may take in all, so that what they say of themselves
@@ -56,6 +57,11 @@ pub enum Verdict {
     Refuses {
         /// The kernel's error number, where it is the mount that refuses.
         errno: Option<i32>,
+        /// What it says.
+        reason: String,
+    },
+    /// Its mount program answers, and says that none of what it stands on can be reached.
+    Cut {
         /// What it says.
         reason: String,
     },
@@ -111,7 +117,7 @@ fn of_servers(error: &AttachError) -> Verdict {
 }
 
 fn ask_mount(root: &Path, mount_id: u64) -> Verdict {
-    let ask = || -> io::Result<()> {
+    let ask = || -> io::Result<Verdict> {
         let root = resolve::open_root(root).map_err(|error| {
             let errno = error.is_missing().then_some(io::ErrorKind::NotFound);
             io::Error::new(errno.unwrap_or(io::ErrorKind::Other), error)
@@ -119,12 +125,16 @@ fn ask_mount(root: &Path, mount_id: u64) -> Verdict {
         if identity::identify(root.as_fd())?.mount_id != mount_id {
             return Err(io::Error::other("another mount is there than the one that was attached"));
         }
-        identity::answers(root.as_fd())
+        match identity::answers(root.as_fd()) {
+            Ok(()) => Ok(Verdict::Answers),
+            Err(error) if error.raw_os_error().is_some_and(is_deaths) && !is_unattended(root.as_fd()) => {
+                let reason = format!("its mount program runs, and none of the servers that it needs answers ({error})");
+                Ok(Verdict::Cut { reason })
+            }
+            Err(error) => Err(error),
+        }
     };
-    match ask() {
-        Ok(()) => Verdict::Answers,
-        Err(error) => Verdict::Refuses { errno: error.raw_os_error(), reason: error.to_string() },
-    }
+    ask().unwrap_or_else(|error| Verdict::Refuses { errno: error.raw_os_error(), reason: error.to_string() })
 }
 
 fn say(word: &Word) -> io::Result<()> {

@@ -59,6 +59,7 @@ impl Seaweedfs {
             definition: &self.definition,
             place,
             argument: arguments::mount_point(&place.mount_point),
+            read_log: program::last_lines,
         }
     }
 }

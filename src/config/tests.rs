@@ -7,6 +7,7 @@ use super::*;
 use crate::hcl::Source;
 
 mod files;
+mod gluster;
 mod mistakes;
 mod nfs;
 mod registered;

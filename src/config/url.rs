@@ -11,10 +11,7 @@ use super::nfs::{self, NfsBackend};
 const LONGEST: usize = 1024;
 
 /// The schemes that name a storage system of this version.
-pub const SCHEMES: [&str; 3] = ["host", "seaweedfs", "nfs"];
-
-/// Schemes that are understood, and have no backend in this version.
-pub const SCHEMES_WITHOUT_BACKEND: [&str; 1] = ["gluster"];
+pub const SCHEMES: [&str; 4] = ["host", "seaweedfs", "nfs", "gluster"];
 
 /// A kind of storage that a URL can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +22,8 @@ pub enum Scheme {
     Seaweedfs,
     /// `nfs://server/directory?vers=4.2&nolock`
     Nfs,
+    /// `gluster://server/volume/directory`, or with a port
+    Gluster,
 }
 
 impl Scheme {
@@ -34,6 +33,7 @@ impl Scheme {
             Self::Host => "host",
             Self::Seaweedfs => "seaweedfs",
             Self::Nfs => "nfs",
+            Self::Gluster => "gluster",
         }
     }
 }
@@ -43,7 +43,7 @@ impl Scheme {
 pub struct StorageUrl {
     /// What kind of storage.
     pub scheme: Scheme,
-    /// `HOST:PORT`; of `nfs` also `HOST` alone; empty for `host`.
+    /// `HOST:PORT`; of `nfs` and `gluster` also `HOST` alone; empty for `host`.
     pub authority: String,
     /// The path's components, all plain.
     pub components: Vec<String>,
@@ -74,9 +74,6 @@ pub enum UrlError {
     /// No `://`.
     #[error("{0:?} has no scheme")]
     NoScheme(String),
-    /// A scheme of a later version.
-    #[error("this version has no backend for {0}:// URLs")]
-    NoBackend(String),
     /// No known scheme.
     #[error("{0:?} is not a scheme of storage")]
     UnknownScheme(String),
@@ -166,7 +163,7 @@ fn parse(text: &str, slash_at_end: bool) -> Result<(StorageUrl, bool), UrlError>
         "host" => Scheme::Host,
         "seaweedfs" => Scheme::Seaweedfs,
         "nfs" => Scheme::Nfs,
-        _ if SCHEMES_WITHOUT_BACKEND.contains(&scheme) => return Err(UrlError::NoBackend(scheme.to_owned())),
+        "gluster" => Scheme::Gluster,
         _ => return Err(UrlError::UnknownScheme(scheme.to_owned())),
     };
     let forbidden = |c: &char| c.is_control() || c.is_whitespace() || "%?#@\\\"'`<>{}|^*$,;".contains(*c);
@@ -188,7 +185,10 @@ fn parse(text: &str, slash_at_end: bool) -> Result<(StorageUrl, bool), UrlError>
         Scheme::Seaweedfs if !is_host_port(authority) => {
             return Err(UrlError::Authority("a seaweedfs URL names a filer with its port: seaweedfs://filer:8888/x"));
         }
-        Scheme::Host | Scheme::Seaweedfs | Scheme::Nfs => {}
+        Scheme::Gluster if server_and_port(authority).is_none() => {
+            return Err(UrlError::Authority("a gluster URL names a server and a volume: gluster://server/volume/x"));
+        }
+        Scheme::Host | Scheme::Seaweedfs | Scheme::Nfs | Scheme::Gluster => {}
     }
     let below = slash_at_end && (path.is_empty() || path.ends_with('/'));
     let path = if slash_at_end { path.strip_suffix('/').unwrap_or(path) } else { path };
@@ -243,12 +243,28 @@ pub fn is_host_port(text: &str) -> bool {
     };
     let host_ok = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host.len() <= 253
-                && host.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        }
+        None => is_host(host),
     };
     ports && host_ok
+}
+
+/// Whether the text is a host's name or IPv4 address.
+pub fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+/// A `gluster` URL's server, and its port where it is written.
+pub fn server_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    if is_host(authority) {
+        return Some((authority, None));
+    }
+    let (host, digits) = authority.split_once(':')?;
+    let port: u16 = digits.parse().ok().filter(|port| *port > 0)?;
+    // One port is written in one way.
+    if port.to_string() != digits {
+        return None;
+    }
+    is_host(host).then_some((host, Some(port)))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hcl_edit::expr::Expression;
 use hcl_edit::structure::{Attribute, Block, Body, Structure};
 
-use super::value::{self, span_of};
+use super::value::{self, Pairs, span_of};
 use super::{Problem, Spanned, Text, depth};
 
 /// A text that is HCL.
@@ -165,6 +165,11 @@ impl<'a> Section<'a> {
         self.read(key, |expression, source| value::strings(key, expression, source))
     }
 
+    /// Strings by their names, in the order in which they stand.
+    pub fn map(&mut self, key: &'static str) -> Option<Spanned<Pairs>> {
+        self.read(key, |expression, source| value::map(key, expression, source))
+    }
+
     /// A size, in bytes.
     pub fn size(&mut self, key: &'static str) -> Option<Spanned<u64>> {
         self.read_form(key, "a size such as \"512MiB\" or \"1GiB\"", value::size)
@@ -225,6 +230,13 @@ impl<'a> Section<'a> {
             found.push((given, Section::new(self.text, format!("{kind}{names}"), span, &block.body)));
         }
         found
+    }
+
+    /// Takes over the mistakes of a block of this one that has been read.
+    pub fn take_over(&mut self, inner: Self) {
+        let mut problems = Vec::new();
+        inner.finish(&mut problems);
+        self.problems.append(&mut problems);
     }
 
     /// Hands over all mistakes, with those of keys and blocks that nobody has asked for.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use hcl_edit::Span;
-use hcl_edit::expr::Expression;
+use hcl_edit::expr::{Expression, ObjectKey};
 use hcl_edit::template::Element;
 
 use super::Problem;
@@ -150,6 +150,28 @@ pub(super) fn strings(key: &str, expression: &Expression, source: &str) -> Resul
             }
         }
     }
+}
+
+/// Strings with their names, in the order in which they stand.
+pub type Pairs = Vec<(Spanned<String>, Spanned<String>)>;
+
+/// An object of strings; its keys are words or strings, each once.
+pub(super) fn map(key: &str, expression: &Expression, source: &str) -> Result<Pairs, Problem> {
+    let Expression::Object(object) = expression else { return Err(wrong(key, "an object of strings", expression)) };
+    let mut items = Pairs::new();
+    for (name, value) in object {
+        let (name, span) = match name {
+            ObjectKey::Ident(ident) => (ident.as_str().to_owned(), span_of(ident)),
+            ObjectKey::Expression(named) => (string(&format!("each name in {key}"), named, source)?, span_of(named)),
+        };
+        if items.iter().any(|(before, _)| before.value == name) {
+            return Err(Problem::new(span, format!("{key} has {name:?} twice")));
+        }
+        let said = value.expr();
+        let value = Spanned { value: string(&format!("{name} in {key}"), said, source)?, span: span_of(said) };
+        items.push((Spanned { value: name, span }, value));
+    }
+    Ok(items)
 }
 
 /// A size in bytes: a whole number with B, KiB, MiB, GiB or TiB, or with kB, MB, GB or TB.

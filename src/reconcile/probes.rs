@@ -204,7 +204,9 @@ impl Reconciler {
             (Verdict::Silent { reason }, _) | (_, Some(Verdict::Silent { reason })) => {
                 Health::Hung { since, reason: reason.clone() }
             }
-            (_, Some(Verdict::Refuses { reason, .. })) => Health::Unreachable { since, reason: reason.clone() },
+            (Verdict::Cut { reason }, _) | (_, Some(Verdict::Cut { reason } | Verdict::Refuses { reason, .. })) => {
+                Health::Unreachable { since, reason: reason.clone() }
+            }
             (_, Some(Verdict::Answers) | None) => match &report.ails {
                 Some(reason) => Health::Degraded { since, reason: reason.clone() },
                 None => Health::Sound,

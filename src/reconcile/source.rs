@@ -200,14 +200,11 @@ impl Source {
 
     /// Notes that its mount program has ended, and why, in a word for people.
     pub fn note_loss(&mut self, starved: bool) -> String {
-        let cause = match (&self.definition.kind, starved) {
-            (config::BackendKind::Seaweedfs(settings), true) => {
-                format!(
-                    "out of memory: the kernel killed it at its memory_limit of {} MiB",
-                    settings.memory_limit >> 20
-                )
+        let cause = match (self.definition.kind.memory_limit(), starved) {
+            (Some(limit), true) => {
+                format!("out of memory: the kernel killed it at its memory_limit of {} MiB", limit >> 20)
             }
-            (_, true) => "out of memory: the kernel killed it at its limit".to_owned(),
+            (None, true) => "out of memory: the kernel killed it at its limit".to_owned(),
             (_, false) => "it was killed, or ended by itself".to_owned(),
         };
         self.health = Health::Sound;

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sched::CloneFlags;
 use rustix::process::{Pid, PidfdFlags};
 
-pub use death::is_dead_within;
+pub use death::{is_dead_within, is_deaths, is_unattended};
 pub use inside::{NamespaceError, SwapBy};
 pub use search::{Family, Search};
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::Resolved;
 use crate::config::model::Volume;
-use crate::config::url::{SCHEMES, SCHEMES_WITHOUT_BACKEND, UrlError};
+use crate::config::url::{SCHEMES, UrlError, server_and_port};
 use crate::config::{
-    Backend, BackendKind, Config, HostBackend, NAME_RULE, NfsBackend, Policy, Scheme, SeaweedfsBackend, StorageUrl,
-    UrlPrefix, is_name,
+    Backend, BackendKind, Config, GLUSTERD_PORT, GlusterBackend, HostBackend, NAME_RULE, NfsBackend, Policy, Scheme,
+    SeaweedfsBackend, StorageUrl, UrlPrefix, is_gluster_volume, is_name,
 };
 use crate::hcl::nearest;
 use crate::job::{Kind, Refusal, SourceName};
@@ -219,6 +219,7 @@ impl Registry {
             Scheme::Host => (host_below(prefix), below.iter().collect()),
             Scheme::Seaweedfs => self.seaweedfs_of(&url),
             Scheme::Nfs => self.nfs_of(&url, prefix, below)?,
+            Scheme::Gluster => self.gluster_of(&url)?,
         };
         Ok(Placed { volume: resolved(text, &backend, path), backend })
     }
@@ -275,6 +276,35 @@ impl Registry {
         let name = StorageUrl { query: url.query.clone(), ..of.clone() }.to_string();
         let export = format!("/{}", of.components.join("/"));
         Ok((derived(&name, BackendKind::Nfs(NfsBackend { export, ..wanted })), below.iter().collect()))
+    }
+
+    /// A configured backend that has the URL's Gluster volume mounted from that server, the one with the deepest `path`
+    /// first; else one derived from it.
+    fn gluster_of(&self, url: &StorageUrl) -> Result<(Backend, PathBuf), Refusal> {
+        let named = server_and_port(&url.authority).zip(url.components.split_first());
+        let Some(((server, port), (volume, directory))) = named.filter(|(_, (volume, _))| is_gluster_volume(volume))
+        else {
+            let refusal = Refusal::configuration(format!("{url} names no Gluster volume"));
+            return Err(refusal.hint("write gluster://server/volume/directory"));
+        };
+        let port = port.unwrap_or(GLUSTERD_PORT);
+        let mounted = self.backends.values().filter_map(|backend| match &backend.kind {
+            BackendKind::Gluster(of)
+                if of.volume == *volume && of.port == port && of.servers.iter().any(|of| of == server) =>
+            {
+                let root: Vec<String> = of.path.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+                let below = directory.strip_prefix(root.as_slice())?;
+                Some((root.len(), backend, below))
+            }
+            _ => None,
+        });
+        Ok(match mounted.max_by_key(|(depth, _, _)| *depth) {
+            Some((_, backend, below)) => (backend.clone(), below.iter().collect()),
+            None => {
+                let kind = BackendKind::Gluster(Box::new(GlusterBackend::at(server, port, volume)));
+                (derived(&format!("gluster://{}/{volume}", url.authority), kind), directory.iter().collect())
+            }
+        })
     }
 }
 
@@ -367,17 +397,17 @@ fn derived_name(url: &str) -> String {
 }
 
 /// The forms of URLs.
-const KNOWN: &str = "known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory";
+const KNOWN: &str = "known are host:///directory, seaweedfs://filer:port/directory, nfs://server/directory and \
+                     gluster://server/volume/directory";
 
 fn bad_url(text: &str, error: &UrlError) -> Refusal {
     let shown: String = text.chars().take(100).collect();
     let refusal = Refusal::configuration(format!("{shown:?} is not a storage URL that can be used: {error}"));
     match error {
-        UrlError::UnknownScheme(scheme) => match nearest(scheme, SCHEMES.into_iter().chain(SCHEMES_WITHOUT_BACKEND)) {
+        UrlError::UnknownScheme(scheme) => match nearest(scheme, SCHEMES) {
             Some(near) => refusal.hint(format!("did you mean {near}://?")),
             None => refusal.hint(KNOWN),
         },
-        UrlError::NoBackend(_) => refusal.hint(KNOWN),
         UrlError::Query(mistake) => match &mistake.hint {
             Some(hint) => refusal.hint(hint.clone()),
             None => refusal,

@@ -207,16 +207,12 @@ fn a_url_that_could_mean_two_things_is_refused() {
             "\"host:///srv/%2e%2e/etc\" is not a storage URL that can be used: the URL holds '%', which no storage URL may",
         ),
         (
-            "gluster://nas/export/x",
-            "\"gluster://nas/export/x\" is not a storage URL that can be used: this version has no backend for gluster:// URLs (known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory)",
-        ),
-        (
             "seaweed://f:1/x",
             "\"seaweed://f:1/x\" is not a storage URL that can be used: \"seaweed\" is not a scheme of storage (did you mean seaweedfs://?)",
         ),
         (
             "https://example.org/x",
-            "\"https://example.org/x\" is not a storage URL that can be used: \"https\" is not a scheme of storage (known are host:///directory, seaweedfs://filer:port/directory and nfs://server/directory)",
+            "\"https://example.org/x\" is not a storage URL that can be used: \"https\" is not a scheme of storage (known are host:///directory, seaweedfs://filer:port/directory, nfs://server/directory and gluster://server/volume/directory)",
         ),
         (
             "host://server/x",
@@ -225,6 +221,40 @@ fn a_url_that_could_mean_two_things_is_refused() {
     ] {
         assert_eq!(said(url(text)), sentence);
     }
+}
+
+#[test]
+fn a_gluster_url_uses_the_client_that_has_its_volume() {
+    let text = r#"
+        backend "gluster" "whole" {
+          servers = ["gluster1", "gluster2"]
+          volume  = "gv0"
+        }
+        backend "gluster" "deep" {
+          servers = ["gluster2"]
+          volume  = "gv0"
+          path    = "/jobs"
+        }
+        policy {
+          allow_url = ["gluster://gluster1/", "gluster://gluster2/", "gluster://gluster2:24017/"]
+        }
+    "#;
+    let registry = registry(text);
+    let placed = |url: &str| {
+        let placed = registry.resolve(&SourceName::Url(url.to_owned())).unwrap();
+        (placed.backend.name, placed.volume.path)
+    };
+    assert_eq!(placed("gluster://gluster1/gv0/jobs/x"), ("whole".into(), "jobs/x".into()));
+    assert_eq!(placed("gluster://gluster2/gv0/jobs/x"), ("deep".into(), "x".into()));
+    assert_eq!(placed("gluster://gluster2/gv0"), ("whole".into(), "".into()));
+    let (name, path) = placed("gluster://gluster2:24017/gv0/x/y");
+    assert!(name.contains('~'), "{name}");
+    assert_eq!(path, PathBuf::from("x/y"));
+    for wrong in ["gluster://gluster1/", "gluster://gluster1/g.v/x"] {
+        assert!(registry.resolve(&SourceName::Url(wrong.to_owned())).is_err(), "{wrong}");
+    }
+    let missing = registry.resolve(&SourceName::Url("gluster://gluster1/g:v/x".to_owned())).unwrap_err();
+    assert_eq!(missing.message, "gluster://gluster1/g:v/x names no Gluster volume");
 }
 
 #[test]

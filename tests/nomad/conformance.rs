@@ -56,3 +56,4 @@ macro_rules! conform_with_a_server {
 
 conform_without_a_server!(host, super::kinds::Host);
 conform_with_a_server!(seaweedfs, super::kinds::Seaweedfs);
+conform_with_a_server!(gluster, crate::support::Gluster);

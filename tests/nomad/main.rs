@@ -12,6 +12,7 @@ mod crash;
 mod doctor;
 mod examples;
 mod faults;
+mod gluster;
 mod guard;
 mod hot;
 mod load;

@@ -2,6 +2,7 @@
 //!
 //! * [`Lab`] is what all tests of a process share: one Docker daemon and one SeaweedFS.
 //! * [`World`] is a test's own: a Nomad, and the saddlebag agent beside it, in one temporary directory.
+//! * [`Gluster`] is a world's own GlusterFS.
 //! * [`require!`] skips a test where the machine lacks something, and fails it where nothing may be skipped.
 //!
 //! `tests/tools/lab` starts and ends the processes; the demo uses it too.
@@ -12,6 +13,7 @@
 mod agent;
 mod cluster;
 mod files;
+mod gluster;
 mod jobs;
 mod lab;
 mod relay;
@@ -21,6 +23,7 @@ mod world;
 
 pub use cluster::{Cluster, Plan};
 pub use files::{checksums, mounts_below};
+pub use gluster::Gluster;
 pub use jobs::PRESTART;
 pub use lab::{Lab, tool};
 pub use relay::{Relay, Reserved};

@@ -2,6 +2,7 @@
 //!
 //! A kind is a file here, which has its settings and reads them, a variant of [`BackendKind`], and a line in [`KINDS`].
 
+mod gluster;
 mod host;
 pub mod nfs;
 pub mod seaweedfs;
@@ -14,6 +15,11 @@ use super::Backend;
 use super::blocks::{checked, name_of, positive};
 use crate::hcl::{Problem, Section, Spanned};
 
+pub use gluster::xlators::argument as xlator_argument;
+pub use gluster::{
+    GLUSTER_PATHS, GLUSTERD_PORT, GLUSTERFS_PATHS, GlusterBackend, GlusterOptions, GlusterQuota, GlusterSsh,
+    GlusterTls, SSH_PATHS, is_gluster_volume,
+};
 pub use host::HostBackend;
 pub use nfs::NfsBackend;
 pub use seaweedfs::{SeaweedfsBackend, WEED_PATHS};
@@ -22,7 +28,8 @@ pub use seaweedfs::{SeaweedfsBackend, WEED_PATHS};
 type Read = fn(&mut Section<'_>, &mut Common) -> Option<BackendKind>;
 
 /// Every kind, by its name in the configuration.
-const KINDS: [(&str, Read); 3] = [("host", host::read), ("seaweedfs", seaweedfs::read), ("nfs", nfs::read)];
+const KINDS: [(&str, Read); 4] =
+    [("gluster", gluster::read), ("host", host::read), ("nfs", nfs::read), ("seaweedfs", seaweedfs::read)];
 
 /// The kinds of storage systems.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +41,8 @@ pub enum BackendKind {
     Seaweedfs(SeaweedfsBackend),
     /// An export of an NFS server.
     Nfs(NfsBackend),
+    /// A Gluster volume.
+    Gluster(Box<GlusterBackend>),
 }
 
 impl BackendKind {
@@ -43,6 +52,16 @@ impl BackendKind {
             Self::Host(_) => false,
             Self::Seaweedfs(seaweedfs) => seaweedfs.read_only,
             Self::Nfs(nfs) => nfs.read_only,
+            Self::Gluster(gluster) => gluster.read_only,
+        }
+    }
+
+    /// The most memory that its mount program may take, in bytes; none where it has no program.
+    pub fn memory_limit(&self) -> Option<u64> {
+        match self {
+            Self::Host(_) | Self::Nfs(_) => None,
+            Self::Seaweedfs(seaweedfs) => Some(seaweedfs.memory_limit),
+            Self::Gluster(gluster) => Some(gluster.memory_limit),
         }
     }
 }

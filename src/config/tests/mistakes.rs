@@ -34,7 +34,7 @@ volume "x" {
 volume "y" {
 }
 policy {
-  allow_url = ["hst:///srv", "gluster://nas/x", "host:///srv/../etc"]
+  allow_url = ["hst:///srv", "gluster:///x", "host:///srv/../etc"]
 }
 "#;
     assert_eq!(
@@ -61,8 +61,8 @@ policy {
             "agent.hcl:26:10: mode must be permission bits in octal such as \"0750\", not \"rwx\"",
             "agent.hcl:28:1: volume \"y\" has no backend (add backend = \"NAME\")",
             "agent.hcl:31:16: allow_url holds \"hst:///srv\", which allows nothing: \"hst\" is not a scheme of storage (did you mean \"host\"?)",
-            "agent.hcl:31:30: allow_url holds \"gluster://nas/x\", which allows nothing: this version has no backend for gluster:// URLs",
-            "agent.hcl:31:49: allow_url holds \"host:///srv/../etc\", which allows nothing: the URL's path has a component \"..\"",
+            "agent.hcl:31:30: allow_url holds \"gluster:///x\", which allows nothing: a gluster URL names a server and a volume: gluster://server/volume/x",
+            "agent.hcl:31:46: allow_url holds \"host:///srv/../etc\", which allows nothing: the URL's path has a component \"..\"",
         ]
     );
 }

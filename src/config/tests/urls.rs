@@ -57,7 +57,14 @@ fn a_url_is_plain_or_refused() {
         ("nfs://server/x?vers=4.2,nolock", false),
         ("nfs://server/x?ro?rw", false),
         ("seaweedfs://filer:8888/x?ro", false),
-        ("gluster://server/x", false),
+        ("gluster://server/gv0/x?ro", false),
+        ("gluster://server/gv0/x", true),
+        ("gluster://server:24017/gv0", true),
+        ("gluster://198.51.100.2/gv0", true),
+        ("gluster:///gv0/x", false),
+        ("gluster://server:0/gv0", false),
+        ("gluster://server:024007/gv0", false),
+        ("gluster://server:24007:1/gv0", false),
         ("/srv/x", false),
         ("", false),
     ] {
@@ -83,6 +90,9 @@ fn prefixes_match_whole_components() {
         ("seaweedfs://filer:8888", "seaweedfs://filer:8888/x", Some("x")),
         ("nfs://nas/e/", "nfs://nas/e/x?vers=4.2&nolock", Some("x")),
         ("nfs://nas/e/", "nfs://nas:2050/e/x", None),
+        ("gluster://server/gv0/", "gluster://server/gv0/x", Some("x")),
+        ("gluster://server/gv0/", "gluster://server/gv01/x", None),
+        ("gluster://server/", "gluster://server:24017/gv0", None),
     ] {
         let prefix = UrlPrefix::parse(prefix).unwrap();
         let found = StorageUrl::parse(url).ok().and_then(|url| prefix.find_below(&url).map(|below| below.join("/")));

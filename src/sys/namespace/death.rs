@@ -52,7 +52,34 @@ pub fn is_dead_within(
     }
 }
 
+/// What the kernel answers for a FUSE mount whose program is gone (fuse(4)); a program that lives may say it too.
+pub fn is_deaths(errno: i32) -> bool {
+    [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|of| of.raw_os_error() == errno)
+}
+
 fn is_dead(fd: BorrowedFd<'_>) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS).is_err_and(|errno| DEAD.contains(&errno))
+    match rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS) {
+        Err(errno) if is_deaths(errno.raw_os_error()) => is_unattended(fd),
+        // A program that has lost one directory says so of that directory, and lives.
+        Err(errno) if DEAD.contains(&errno) => !matches!(ask_program(fd), Ok(_) | Err(Errno::NODATA)),
+        _ => false,
+    }
+}
+
+/// Whether nobody is behind a descriptor of a file system that has answered that it is not connected. A `glusterfs` whose
+/// bricks are all away says so itself, to everything that it needs a brick for. To a question that it needs none for it
+/// says something else, and for a program that is gone the kernel answers the same to every question.
+///
+/// **May hang** as the file system does.
+pub fn is_unattended(fd: BorrowedFd<'_>) -> bool {
+    ask_program(fd).is_err_and(|errno| is_deaths(errno.raw_os_error()))
+}
+
+/// Asks for an attribute that `glusterfs` answers for by itself, unless it is told to keep such ones (fuse_getxattr in its
+/// fuse-bridge.c); `EOPNOTSUPP` where there is no program and no such attribute (NFS).
+fn ask_program(fd: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+    // The thread's own: it may have a table of its own.
+    let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
+    rustix::fs::getxattr(path, c"security.capability", &mut [0_u8; 0][..])
 }

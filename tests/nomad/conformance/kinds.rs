@@ -1,7 +1,8 @@
 //! The kinds of storage that go through the suite: what each needs, and how its servers are stopped and ended.
 
-use crate::support::{World, tool};
+use crate::support::{Gluster, World, tool};
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// A kind of storage.
@@ -105,5 +106,38 @@ impl Kind for Seaweedfs {
     fn start_again(&self, world: &World) -> anyhow::Result<()> {
         anyhow::ensure!(world.start_own_seaweedfs()?.wait()?.success(), "no SeaweedFS any more");
         Ok(())
+    }
+}
+
+impl Kind for Gluster {
+    const NAME: &'static str = "gluster";
+
+    fn start(world: &World) -> anyhow::Result<Self> {
+        let gluster = world.start_gluster()?;
+        gluster.create("gv0", 1, &[])?;
+        Ok(gluster)
+    }
+
+    fn backend(&self, _world: &World, name: &str, options: &str) -> anyhow::Result<String> {
+        Ok(Self::backend(self, name, "gv0", options))
+    }
+
+    // Who may write is checked by the kernel, as everywhere.
+    const VOLUME: &'static str = "  mode = \"0777\"";
+
+    fn servers(&self, world: &World) -> anyhow::Result<Vec<Pid>> {
+        let glusterd = std::fs::read_to_string(world.directory().join("gluster.pid"))?;
+        let glusterd = glusterd.split(' ').next().unwrap_or_default().parse()?;
+        Ok(vec![self.brick_pid("gv0", 0)?, Pid::from_raw(glusterd)])
+    }
+
+    fn kill(&self, world: &World) -> anyhow::Result<()> {
+        kill(self.brick_pid("gv0", 0)?, Signal::SIGKILL)?;
+        world.end("gluster", "KILL")
+    }
+
+    fn start_again(&self, world: &World) -> anyhow::Result<()> {
+        // It starts the bricks of its volumes.
+        world.start_gluster().map(drop)
     }
 }
