@@ -32,7 +32,8 @@ fn look(args: &DoctorArgs) -> Result<u8, Failure> {
         let failure = Failure::new(NOT_PERMITTED, "doctor mounts and looks into what is root's, and must run as root");
         return Err(failure.hint("sudo saddlebag doctor"));
     }
-    let config = config::load(&args.config)?.config;
+    let loaded = config::load(&args.config)?;
+    let config = &loaded.config;
     let by_environment = || std::env::var_os("SADDLEBAG_SOCKET").filter(|path| !path.is_empty()).map(Into::into);
     let socket = args.socket.clone().or_else(by_environment).unwrap_or_else(|| config.socket());
     if let Some(part) = &args.part {
@@ -41,7 +42,7 @@ fn look(args: &DoctorArgs) -> Result<u8, Failure> {
                 .map_err(|failure| failure.message.lines().collect::<Vec<_>>().join(" "))
         };
         let not_asked = |error| Failure::new(UNAVAILABLE, format!("{part} was not looked at: {}", with_causes(&error)));
-        return part.answer(&config, &ask).map(|()| 0).map_err(not_asked);
+        return part.answer(config, &ask).map(|()| 0).map_err(not_asked);
     }
     if let Some(name) = &args.backend
         && !config.backends.contains_key(name)
@@ -51,7 +52,7 @@ fn look(args: &DoctorArgs) -> Result<u8, Failure> {
         return Err(failure.hint(format!("it has: {}", known.join(", "))));
     }
     let asked = Asked { files: args.config.config.clone(), socket, backend: args.backend.clone() };
-    let report = conduct::examine(&asked, &config);
+    let report = conduct::examine(&asked, &loaded);
     if args.json {
         status::print_json(&report)?;
     } else {
@@ -129,6 +130,7 @@ fn table(report: &Report, width: Option<usize>) -> String {
 /// An area's name as a heading.
 fn title(area: &str) -> String {
     match area {
+        "configuration" => "Configuration".to_owned(),
         "host" => "Host".to_owned(),
         "nomad" => "Nomad".to_owned(),
         "systemd" => "systemd".to_owned(),

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::configuration;
 use super::part::Part;
 use super::report::Report;
 use super::say::Word;
 use crate::check::{Check, Outcome};
-use crate::config::{self, Config};
+use crate::config::{self, Loaded};
 use crate::sys::apart;
 
 /// How long this machine's own parts may take.
@@ -39,8 +40,9 @@ pub struct Asked {
 }
 
 /// Looks at everything that is asked for, side by side.
-pub fn examine(asked: &Asked, config: &Config) -> Report {
+pub fn examine(asked: &Asked, loaded: &Loaded) -> Report {
     let begun = Instant::now();
+    let config = &loaded.config;
     let made = fs::create_dir(&config.run_dir).is_ok();
     let mut lanes: Vec<Lane> = Vec::new();
     if asked.backend.is_none() {
@@ -57,6 +59,9 @@ pub fn examine(asked: &Asked, config: &Config) -> Report {
         let running: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| lane.run(asked))).collect();
         let ended = running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| vec![broken()]));
         let mut checks: Vec<Check> = ended.flatten().collect();
+        if asked.backend.is_none() {
+            checks.extend(configuration::look(loaded));
+        }
         checks.sort_by_cached_key(|check| rank(&check.area));
         checks
     });
@@ -70,7 +75,7 @@ pub fn examine(asked: &Asked, config: &Config) -> Report {
 
 /// In which order areas are shown: from what everything stands on upwards, and then the backends by their names.
 fn rank(area: &str) -> (usize, String) {
-    let place = ["host", "systemd", "nomad", "agent"].iter().position(|known| *known == area);
+    let place = ["configuration", "host", "systemd", "nomad", "agent"].iter().position(|known| *known == area);
     (place.unwrap_or(usize::MAX), area.to_owned())
 }
 

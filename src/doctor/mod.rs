@@ -5,6 +5,7 @@
 //! * [`part`] is such a process: [`host`] looks at the kernel, limits and disks; [`nomad`] at Nomad, the token's rights and
 //!   the allocation root ([`allocs`]); [`units`] at systemd; [`agent`] at the agent and its guard; each backend at its own
 //!   programs and servers ([`Backend::examine`](crate::backend::Backend::examine)); and [`trial`] mounts it for a moment.
+//! * [`configuration`] tells what the files warn of, which takes no process.
 //! * [`report`] is all of it, with the exit code.
 //!
 //! It harms nothing. A trial's mount is made in a mount namespace and below a file system in memory that nobody else
@@ -14,6 +15,7 @@
 mod agent;
 mod allocs;
 pub mod conduct;
+mod configuration;
 mod host;
 mod nomad;
 pub mod part;

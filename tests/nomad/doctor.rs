@@ -178,7 +178,19 @@ fn a_client_that_is_well_is_told_so_and_nothing_of_doctor_is_left() -> anyhow::R
     seen.assert("agent", "agent", "problem", &["no agent answers", "saddlebag agent"]);
     seen.assert("nomad", "address", "problem", &["connection refused", "systemctl start nomad"]);
     seen.assert("backend main", "trial read", "ok", &["the same"]);
-    world.start_nomad_again()
+
+    // A Nomad whose node has not one driver whose tasks see a volume.
+    let none = "client {\n  options = {\n    \"driver.allowlist\" = \"none\"\n  }\n}\n";
+    std::fs::write(world.directory().join("nomad.d/without-drivers.hcl"), none)?;
+    world.start_nomad_as_another_node()?;
+    let seen = world.wait_until("a Nomad that answers", PATIENCE, || {
+        let seen = doctor(&world, &file, &[])?;
+        let is_read = seen.checks("nomad", "node:read").iter().any(|(how, _)| how == "ok");
+        let has_drivers = seen.checks("nomad", "drivers").iter().any(|(how, _)| how == "ok");
+        Ok((is_read && !has_drivers).then_some(seen))
+    })?;
+    seen.assert("nomad", "drivers", "problem", &["no driver", "raw_exec", "apt install docker.io"]);
+    Ok(())
 }
 
 /// A file system of so many KiB at a directory, until this is dropped.
@@ -248,6 +260,7 @@ fn each_broken_backend_is_named_with_what_mends_it_and_holds_up_no_other() -> an
         kill(Pid::from_raw(*pid), Signal::SIGSTOP)?;
     }
     let configuration = [
+        "status_group = \"nobodys-group\"\n".to_owned(),
         backend("good", &filer, "")?,
         backend("absent", &filer, &program(&folder.join("no-weed")))?,
         backend("wrong-port", "127.0.0.1:1", "")?,
@@ -270,6 +283,7 @@ fn each_broken_backend_is_named_with_what_mends_it_and_holds_up_no_other() -> an
     println!("doctor took {:?}", seen.took);
     assert!(seen.took < Duration::from_secs(40), "no server that hangs holds doctor up: {:?}", seen.took);
     assert_eq!(seen.code, 69, "{:#}", seen.report);
+    seen.assert("configuration", "status_group", "problem", &["nobodys-group", "groupadd"]);
     seen.assert("backend good", "trial read", "ok", &["the same"]);
     seen.assert("backend good", "volumes", "problem", &["volume strict", "create = true"]);
     seen.assert("backend absent", "weed", "problem", &["no-weed", "not installed", "program = "]);
