@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::AttachError;
 use super::program::{Running, find_executable};
-use crate::check::Check;
+use crate::check::{Check, Outcome};
 
 /// How long a program may take to say its version.
 const VERSION: Duration = Duration::from_secs(5);
@@ -117,13 +117,31 @@ pub(super) fn servers(
     }
 }
 
+/// Of several servers one is enough: where one answers, that another is away is worth a word and no more.
+pub(super) fn one_is_enough(mut servers: Vec<Check>) -> Vec<Check> {
+    if servers.iter().any(|check| !check.is_problem()) {
+        for check in servers.iter_mut().filter(|check| check.is_problem()) {
+            check.outcome = Outcome::Warning;
+            check.fault = None;
+        }
+    }
+    servers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Outcome;
 
     fn needed<'a>(configured: &'a Path, version: &'a [&'a str]) -> Needed<'a> {
         Needed { name: "tool", configured: Some(configured), places: &[], version, install: "apt install tool" }
+    }
+
+    #[test]
+    fn one_server_of_several_is_enough() {
+        let (up, down) = (|| Check::ok("server", "a"), || Check::unavailable("server", "b", "c"));
+        let outcomes = |checks: Vec<Check>| checks.into_iter().map(|check| check.outcome).collect::<Vec<_>>();
+        assert_eq!(outcomes(one_is_enough(vec![down(), up()])), [Outcome::Warning, Outcome::Ok]);
+        assert_eq!(outcomes(one_is_enough(vec![down(), down()])), [Outcome::Problem, Outcome::Problem]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::examine::{self, Needed};
 use super::fuse::{self, FuseMount};
 use super::probe::Question;
 use super::{AttachError, Attached, Backend, DetachError, Place, PrepareError, program};
-use crate::check::{Check, Outcome};
+use crate::check::Check;
 use crate::config::{self, SeaweedfsBackend, WEED_PATHS};
 use crate::volume::Resolved;
 
@@ -105,20 +105,14 @@ impl Backend for Seaweedfs {
             version: &["--version"],
             install: "apt install fuse3",
         };
-        let mut checks = vec![weed.look(), fusermount.look()];
-        for filer in &self.settings.filers {
+        let servers = self.settings.filers.iter().map(|filer| {
             let mend =
                 format!("systemctl start seaweedfs-filer   # on {filer}; or filer = \"HOST:PORT\" as it listens");
             let ask = |patience| filer::ask_any(std::slice::from_ref(filer), patience);
-            checks.push(examine::servers("filer", &format!("filer {filer}"), ask, &mend));
-        }
-        // One of the list is enough: that another one is away is worth a word.
-        if checks.iter().any(|check| check.name == "filer" && !check.is_problem()) {
-            for check in checks.iter_mut().filter(|check| check.name == "filer" && check.is_problem()) {
-                check.outcome = Outcome::Warning;
-                check.fault = None;
-            }
-        }
+            examine::servers("filer", &format!("filer {filer}"), ask, &mend)
+        });
+        let mut checks = vec![weed.look(), fusermount.look()];
+        checks.extend(examine::one_is_enough(servers.collect()));
         checks
     }
 

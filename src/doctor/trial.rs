@@ -290,7 +290,8 @@ fn find_volumes(config: &Config, name: &str, backend: &dyn Backend, folder: Borr
     tell.begin("volumes");
     let (mut there, mut later) = (0, 0);
     for volume in &volumes {
-        match resolve::open_beneath(folder, &volume.path) {
+        // Also one that is a file: an image has its file system in it.
+        match resolve::open_any_beneath(folder, &volume.path) {
             Ok(_) => there += 1,
             Err(error) if error.is_missing() && volume.create => later += 1,
             Err(error) => {

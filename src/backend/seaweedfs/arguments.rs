@@ -39,7 +39,9 @@ pub(super) fn options(settings: &SeaweedfsBackend) -> String {
 
 /// The folder in which what is written waits, where it is one of its own.
 pub(super) fn write_buffer(settings: &SeaweedfsBackend, place: &Place) -> Option<PathBuf> {
-    settings.options.get(WRITE_BUFFER_DIR).map(|folder| Path::new(folder).join(&place.key.0))
+    let folder = settings.options.get(WRITE_BUFFER_DIR)?;
+    // A trial leaves nothing anywhere.
+    Some(if place.is_trial { place.cache.with_file_name("buffer") } else { Path::new(folder).join(&place.key.0) })
 }
 
 /// The argument by which the program of a mount is found again.

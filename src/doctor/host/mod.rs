@@ -71,5 +71,5 @@ pub(super) fn whole(error: &dyn std::error::Error) -> String {
 
 /// Whether a backend's mount goes through FUSE.
 pub(super) fn has_fuse(config: &Config) -> bool {
-    config.backends.values().any(|backend| matches!(backend.kind, BackendKind::Seaweedfs(_)))
+    config.backends.values().any(|backend| matches!(backend.kind, BackendKind::Seaweedfs(_) | BackendKind::Gluster(_)))
 }
