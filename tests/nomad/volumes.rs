@@ -1,7 +1,7 @@
 //! A volume that tasks use is neither changed nor deleted, whatever drives them; and what a task gets is one definition,
 //! the old one or the new one.
 
-use crate::support::{PATIENCE, World, checksums, require};
+use crate::support::{PATIENCE, World, checksums, require, tool};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -199,5 +199,40 @@ fn a_task_that_asks_while_a_definition_is_changed_gets_the_new_one() -> anyhow::
     tracer.kill()?;
     tracer.wait()?;
     world.stop_purge(&job)?;
+    Ok(())
+}
+
+#[test]
+fn a_volume_of_seaweedfs_is_created_and_set_aside_whole_in_a_bucket_too() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed");
+    let world = World::new("set-aside")?;
+    let weed = tool("weed").context("no weed")?;
+    world.start_agent(&format!(
+        "backend \"seaweedfs\" \"far\" {{\n  filer = \"{}\"\n  program = \"{}\"\n}}\n",
+        world.lab().filer,
+        weed.display()
+    ))?;
+    let name = world.directory().file_name().context("a world has a name")?.to_string_lossy().to_lowercase();
+    let name = name.replace(['.', '_'], "-");
+    // The filer moves nothing out of a bucket.
+    for path in [format!("{name}/plain"), format!("buckets/{name}/pg")] {
+        let text = definition(&path).replace("\"disk\"", "\"far\"");
+        let (code, said) = end(begin(&world, "create", &text)?)?;
+        assert_eq!(code, 0, "{said}");
+        let created: Value = serde_json::from_str(&said)?;
+        let directory = PathBuf::from(created["directory"].as_str().context("a directory")?);
+        std::fs::create_dir(directory.join("base"))?;
+        for file in ["base/empty", "other"] {
+            // In a bucket a byte would cost the small cluster a collection.
+            std::fs::write(directory.join(file), if path.starts_with("buckets") { "" } else { "bytes" })?;
+        }
+        let before = checksums(&directory)?;
+        let deleted: Value = serde_json::from_str(&world.saddlebag(&["volume", "delete", "--json", "pg"])?)?;
+        let kept = PathBuf::from(deleted["kept"].as_str().context("kept")?);
+        assert!(!directory.exists());
+        assert_eq!(checksums(&kept)?, before);
+        let is_in_bucket = kept.to_string_lossy().contains(&format!("buckets/{name}/.saddlebag-deleted/pg."));
+        assert_eq!(is_in_bucket, path.starts_with("buckets"), "{}", kept.display());
+    }
     Ok(())
 }

@@ -39,6 +39,9 @@ pub enum SetAsideError {
     /// It lies on another file system than its source.
     #[error("its directory is on another file system than its source, and cannot be moved within it")]
     OtherFileSystem,
+    /// The storage system does not move it.
+    #[error("its directory cannot be moved: {0}")]
+    Move(#[source] io::Error),
     /// The kernel or the storage system refused.
     #[error("cannot {what}: {source}")]
     Host {
@@ -64,7 +67,8 @@ pub struct Kept {
     pub already: bool,
 }
 
-/// Renames what is at the volume's path into [`FOLDER`] `below` the source's root, under the volume's name and the
+/// Renames what is at the volume's path into [`FOLDER`] `below` the source's root, or, where the storage system does not
+/// move things so far (out of a bucket, onto another file system), into one beside it; under the volume's name and the
 /// time. Said twice, it finds what it did the first time.
 ///
 /// # Errors
@@ -74,10 +78,13 @@ pub fn set_aside(volume: &Resolved, below: &Path, source: &Attached, now: System
     if identity::identify(root.as_fd()).map_err(SetAsideError::host("look at the source"))? != source.identity {
         return Err(SetAsideError::SourceChanged);
     }
-    let folder = below.join(FOLDER);
-    let gone = || find_kept(root.as_fd(), &folder, &volume.name).map(|name| source.root.join(&folder).join(name));
     let (Some(above), Some(name)) = (volume.path.parent(), volume.path.file_name()) else {
         return Err(SetAsideError::Volume(ResolveError::LeavesRoot(volume.path.clone())));
+    };
+    let folders = [below.join(FOLDER), above.join(FOLDER)];
+    let gone = || {
+        let kept = |folder: &PathBuf| Some(folder.join(find_kept(root.as_fd(), folder, &volume.name)?));
+        folders.iter().find_map(kept).map(|kept| source.root.join(kept))
     };
     let parent = match open_or_self(root.as_fd(), above) {
         Ok(parent) => parent,
@@ -89,11 +96,16 @@ pub fn set_aside(volume: &Resolved, below: &Path, source: &Attached, now: System
         Err(error) if error.is_missing() => return Ok(Kept { at: gone(), already: true }),
         Err(error) => return Err(SetAsideError::Volume(error)),
     }
-    let made = resolve::make_beneath(root.as_fd(), &folder, 0o700).map_err(SetAsideError::Folder)?.directory;
-    // Whoever may enter a volume's own directory may read it there; nobody but root comes so far.
-    inode::set_mode(made.as_fd(), 0o700)
-        .map_err(|error| SetAsideError::host("close the folder for deleted volumes")(io::Error::other(error)))?;
-    let kept = rename(parent.as_fd(), name, made.as_fd(), &kept_name(&volume.name, now))?;
+    let kept_name = kept_name(&volume.name, now);
+    let [farther, beside] = folders;
+    let (folder, made, kept) = match move_into(root.as_fd(), farther.clone(), parent.as_fd(), name, &kept_name) {
+        Err(SetAsideError::OtherFileSystem | SetAsideError::Move(_)) if farther != beside => {
+            // One that was made in vain is empty; one that is not is needed.
+            let _ = resolve::remove_empty(root.as_fd(), &farther);
+            move_into(root.as_fd(), beside, parent.as_fd(), name, &kept_name)?
+        }
+        moved => moved?,
+    };
     for changed in [parent.as_fd(), made.as_fd()] {
         if let Err(error) = sync(changed) {
             // After a power cut it may be where it was; it is whole in either place.
@@ -101,6 +113,22 @@ pub fn set_aside(volume: &Resolved, below: &Path, source: &Attached, now: System
         }
     }
     Ok(Kept { at: Some(source.root.join(&folder).join(kept)), already: false })
+}
+
+/// Moves it into a folder, which is made where it is missing: the folder, open, and its name there.
+fn move_into(
+    root: BorrowedFd<'_>,
+    folder: PathBuf,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    kept: &str,
+) -> Result<(PathBuf, OwnedFd, String), SetAsideError> {
+    let made = resolve::make_beneath(root, &folder, 0o700).map_err(SetAsideError::Folder)?.directory;
+    // Whoever may enter a volume's own directory may read it there; nobody but root comes so far.
+    inode::set_mode(made.as_fd(), 0o700)
+        .map_err(|error| SetAsideError::host("close the folder for deleted volumes")(io::Error::other(error)))?;
+    let kept = rename(parent, name, made.as_fd(), kept)?;
+    Ok((folder, made, kept))
 }
 
 /// A mount of it is there as long as somebody may use it, whatever the ledger knows.
@@ -137,7 +165,7 @@ fn rename(parent: BorrowedFd<'_>, name: &OsStr, folder: BorrowedFd<'_>, kept: &s
             Ok(()) => return Ok(kept),
             Err(Errno::EXIST | Errno::NOTEMPTY) => {}
             Err(Errno::XDEV) => return Err(SetAsideError::OtherFileSystem),
-            Err(errno) => return Err(SetAsideError::host("move the volume's directory")(errno.into())),
+            Err(errno) => return Err(SetAsideError::Move(errno.into())),
         }
     }
     Err(SetAsideError::host("find a name for the deleted volume")(io::ErrorKind::AlreadyExists.into()))
