@@ -232,3 +232,40 @@ fn who_may_look_may_list_and_change_nothing() -> anyhow::Result<()> {
     assert_eq!(as_nobody(65534, &["volume", "list"])?.0, 77);
     Ok(())
 }
+
+#[test]
+fn what_is_typed_wrong_ends_with_64_and_an_agent_that_is_away_with_69() -> anyhow::Result<()> {
+    let mut node = Node::new("")?;
+    let long = node.path("long.hcl");
+    std::fs::write(&long, "#".repeat(20_000))?;
+    let (long, missing) = (long.display().to_string(), node.path("missing.hcl").display().to_string());
+    let (folder, binary) = (node.disk().display().to_string(), node.path("binary.hcl"));
+    std::fs::write(&binary, [0xff, 0xfe, 0x00])?;
+    let binary = binary.display().to_string();
+    for wrong in [
+        &["volume"][..],
+        &["volume", "register"],
+        &["volume", "create", &missing],
+        &["volume", "create", &long],
+        &["volume", "register", &folder],
+        &["volume", "register", &binary],
+        &["volume", "delete"],
+        &["volume", "delete", "pg", "--now"],
+        &["volume", "list", "--timeout", "1s"],
+    ] {
+        let said = node.say(wrong)?;
+        assert_eq!((said.code, said.out.as_str()), (64, ""), "{wrong:?}: {}", said.err);
+    }
+    assert_eq!(node.say(&["volume", "register", &missing])?.err.lines().count(), 1);
+    for verb in ["register", "create", "deregister", "delete", "list", "status"] {
+        let said = node.say(&["volume", verb, "-help"])?;
+        assert!(said.code == 0 && said.out.contains("Example"), "{verb}: {}{}", said.out, said.err);
+    }
+    node.kill()?;
+    for away in [&["volume", "list"][..], &["volume", "delete", "pg", "-timeout=300ms"]] {
+        let said = node.say(away)?;
+        assert_eq!(said.code, 69, "{away:?}: {}", said.err);
+        assert!(said.err.contains("is the agent running on this machine?"), "{}", said.err);
+    }
+    Ok(())
+}
