@@ -71,8 +71,15 @@ impl Gluster {
     fn find_certificates(&self) -> Result<(), AttachError> {
         let tls = self.settings.tls.iter();
         let named = tls.flat_map(|tls| [&tls.certificate, &tls.key, &tls.ca]).flatten().map(PathBuf::from);
-        let places = GlusterTls::PLACES.iter().filter(|_| self.is_management_encrypted()).map(PathBuf::from);
-        match named.chain(places).find(|path| !path.is_file()) {
+        let folders = || GlusterTls::FOLDERS.iter().map(Path::new).filter(|folder| folder.is_dir());
+        // Which of the folders it was built for, only glusterfs itself knows: the first that is there is named.
+        let own = GlusterTls::FILES.iter().filter(|_| self.is_management_encrypted());
+        let own = own.filter_map(|file| {
+            let mut places = folders().map(|folder| folder.join(file));
+            let first = places.next()?;
+            Some(if first.is_file() { first } else { places.find(|place| place.is_file()).unwrap_or(first) })
+        });
+        match named.chain(own).find(|path| !path.is_file()) {
             Some(missing) => Err(AttachError::NoFile { what: "TLS", path: missing }),
             None => Ok(()),
         }

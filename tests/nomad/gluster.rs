@@ -3,4 +3,5 @@
 mod faults;
 mod life;
 mod sizes;
+mod tls;
 mod walkthrough;

@@ -114,6 +114,17 @@ pub fn seaweedfs() -> Kind {
     Kind { name: "seaweedfs", backend: seaweedfs_backend, format: None }
 }
 
+/// A directory of a Gluster volume with one brick, by its own defaults.
+pub fn gluster() -> Kind {
+    Kind { name: "gluster", backend: gluster_backend, format: None }
+}
+
+fn gluster_backend(world: &World) -> anyhow::Result<String> {
+    let gluster = world.start_gluster()?;
+    gluster.create("gv0", 1, &[])?;
+    Ok(gluster.backend("data", "gv0", ""))
+}
+
 fn host_backend(world: &World) -> anyhow::Result<String> {
     let disk = world.directory().join("disk");
     std::fs::create_dir_all(&disk)?;

@@ -102,6 +102,26 @@ macro_rules! workloads_on {
 
 workloads_on!(host with Holds, seaweedfs with IsMeasured);
 
+/// A file system is tortured, without databases.
+mod gluster {
+    use crate::kind::gluster;
+    use crate::programs::{self, Fsx};
+
+    #[test]
+    fn random_writes_truncations_and_mappings_of_a_file() -> anyhow::Result<()> {
+        needs!();
+        crate::support::require!("glusterd", "gluster", "glusterfs");
+        programs::fsx_finds(&gluster(), Fsx::Holds)
+    }
+
+    #[test]
+    fn every_case_of_posix_ends_the_same_through_a_binding() -> anyhow::Result<()> {
+        needs!();
+        crate::support::require!("glusterd", "gluster", "glusterfs");
+        programs::posix_is_the_same_through_a_binding(&gluster())
+    }
+}
+
 /// Those whose mount can be lost under them.
 macro_rules! mounts_lost_on {
     ($($kind:ident),+ $(,)?) => {

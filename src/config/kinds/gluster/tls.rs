@@ -10,8 +10,8 @@ use crate::hcl::{Problem, Section};
 /// What a `tls` block says.
 ///
 /// Whether the bricks are talked to by TLS is the volume's option (`client.ssl`), which the client hears from glusterd. So is
-/// which files are used, unless they are named here. The connection to glusterd itself always uses Gluster's own places
-/// ([`GlusterTls::PLACES`]).
+/// which files are used, unless they are named here. The connection to glusterd itself always uses Gluster's own
+/// ([`GlusterTls::FILES`], in the one of [`GlusterTls::FOLDERS`] for which it was built).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GlusterTls {
     /// Whether glusterd is talked to by TLS; else as the file `/var/lib/glusterd/secure-access` says by being there.
@@ -29,8 +29,10 @@ pub struct GlusterTls {
 }
 
 impl GlusterTls {
-    /// Where Gluster has certificate, key and authorities unless it is told otherwise.
-    pub const PLACES: [&str; 3] = ["/etc/ssl/glusterfs.pem", "/etc/ssl/glusterfs.key", "/etc/ssl/glusterfs.ca"];
+    /// Certificate, key and authorities, where nothing else is said.
+    pub const FILES: [&str; 3] = ["glusterfs.pem", "glusterfs.key", "glusterfs.ca"];
+    /// Where OpenSSL has its files, and so Gluster: Debian's folder, and others'.
+    pub const FOLDERS: [&str; 3] = ["/usr/lib/ssl", "/etc/ssl", "/etc/pki/tls"];
     /// The file that tells every GlusterFS program of a host to talk to glusterd by TLS.
     pub const SECURE_ACCESS: &str = "/var/lib/glusterd/secure-access";
 }
