@@ -190,6 +190,7 @@ impl Reconciler {
             reconciler.dirty.insert(page.alloc.clone());
             reconciler.entries.insert(page.alloc.clone(), Box::new(Entry::from_page(page)));
         }
+        reconciler.take_sizes();
         reconciler.recall_alloc_root();
         reconciler.set_timer(Instant::now() + SETTLE, Timer::Settle);
         Ok(reconciler)

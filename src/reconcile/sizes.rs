@@ -11,7 +11,7 @@ use crate::backend::{self, Attached, Enforcement, Place, SizeError, SourceKey};
 use crate::config;
 use crate::hcl::written_size;
 use crate::nomad::model::AllocId;
-use crate::volume::Resolved;
+use crate::volume::{Placed, Resolved};
 
 /// What this agent has set, by source and directory: the size, and why the storage system did not take it.
 pub(super) type Sizes = BTreeMap<(SourceKey, PathBuf), (u64, Option<String>)>;
@@ -74,6 +74,32 @@ impl Reconciler {
             reason
         });
         self.sizes.insert((key, directory), (size, reason));
+    }
+
+    /// Gives bindings the sizes that the definitions of their volumes have now: a page may be of an earlier one, and
+    /// what is set must not be what was.
+    pub(super) fn take_sizes(&mut self) {
+        let placed = self.registry.defined().filter_map(|defined| self.registry.place(&defined.volume));
+        let sizes: BTreeMap<String, (SourceKey, PathBuf, Option<u64>)> = placed
+            .map(|Placed { volume, backend }| {
+                let path = backend::of(&backend).volumes_below().join(&volume.path);
+                (volume.name, (backend::key_of(&backend), path, volume.size))
+            })
+            .collect();
+        for entry in self.entries.values_mut() {
+            for (key, live) in &mut entry.bindings {
+                let of = &mut live.binding;
+                let Some((source, path, size)) = sizes.get(&of.volume.name) else { continue };
+                if of.source != *source || of.volume.path != *path || of.volume.size == *size {
+                    continue;
+                }
+                of.volume.size = *size;
+                if let Some(recorded) = entry.page.as_mut().and_then(|page| page.find_mut(key)) {
+                    // It goes to the disk with the page's next change.
+                    recorded.binding.volume.size = *size;
+                }
+            }
+        }
     }
 
     /// Whether a volume, its path within its source, is kept to its size, and why not where its backend would.
