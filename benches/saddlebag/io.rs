@@ -38,24 +38,26 @@ pub fn measure(report: &mut Report, filer: &str, weed: &Path) -> anyhow::Result<
     let host = format!("backend \"host\" \"main\" {{\n  path = \"{}\"\n}}\n{volume}", disk.display());
     let by_hand = disk.join("by-hand");
     std::fs::create_dir(&by_hand)?;
-    compare(report, "host", rig.with(&host), &by_hand)?;
+    compare(report, "host", &mut rig.with(&host), &by_hand)?;
 
     let backend =
         format!("backend \"seaweedfs\" \"main\" {{\n  filer = \"{filer}\"\n  program = \"{}\"\n}}\n", weed.display());
-    let rig = Rig::new(&format!("{backend}{volume}"))?;
+    let mut rig = Rig::new(&format!("{backend}{volume}"))?;
     let (mut mounted, place) = mount_by_hand(weed, filer, &rig.directory)?;
     let by_hand = place.join("bench-io-by-hand");
     std::fs::create_dir_all(&by_hand)?;
-    let compared = compare(report, "SeaweedFS", rig, &by_hand);
+    let compared = compare(report, "SeaweedFS", &mut rig, &by_hand);
     Command::new("umount").arg("-l").arg(&place).status()?;
     mounted.kill()?;
     mounted.wait()?;
+    drop(rig);
     compared?;
     measure_memory(report, &backend)
 }
 
-fn compare(report: &mut Report, kind: &str, mut rig: Rig, by_hand: &Path) -> anyhow::Result<()> {
+fn compare(report: &mut Report, kind: &str, rig: &mut Rig, by_hand: &Path) -> anyhow::Result<()> {
     rig.start_agent()?;
+    rig.wait_for_source("attached")?;
     rig.make_alloc_dir(1)?;
     rig.nomad.list(std::iter::once((1, Stage::Prestart)), "data");
     rig.wait_for_sockets(std::iter::once(1))?;

@@ -184,14 +184,19 @@ static int64_t check_rows(sqlite3 *db, const int64_t last[WRITERS]) {
     return found;
 }
 
-static void write_rows(const char *journal, int writer) {
+/* What was committed and not noted is noted once a further commit has shown that this is durable: after a mount was lost,
+ * what is read may be in the page cache only. */
+static void write_rows(const char *journal, int writer, int64_t noted) {
     sqlite3 *db = open_database(journal);
     sqlite3_stmt *insert = prepare(db, "INSERT INTO rows VALUES (?, ?, ?)");
     sqlite3_stmt *count = prepare(db, "UPDATE counters SET written = written + 1 WHERE writer = ?");
     char sql[100];
     snprintf(sql, sizeof sql, "SELECT count(*) FROM rows WHERE writer = %d", writer);
     unsigned char bytes[LARGEST];
-    for (int64_t number = ask(db, sql);; number++) {
+    run(db, "UPDATE counters SET written = written");
+    int64_t first = ask(db, sql);
+    for (int64_t number = noted + 1; number < first; number++) note(writer, number);
+    for (int64_t number = first;; number++) {
         run(db, "BEGIN IMMEDIATE");
         sqlite3_bind_int64(insert, 1, writer);
         sqlite3_bind_int64(insert, 2, number);
@@ -339,7 +344,7 @@ static void copy_segment(const char *directory, uint64_t first) {
     if (unlink(segment)) FAIL("unlink %s: %s", segment, strerror(errno));
 }
 
-static void write_log(const char *directory, int writer) {
+static void write_log(const char *directory, int writer, int64_t noted) {
     int64_t number = check_stream(directory, writer);
     /* What a segment holds already becomes a chunk first, so that a segment's name says where it begins. */
     DIR *listing = opendir(directory);
@@ -365,6 +370,10 @@ static void write_log(const char *directory, int writer) {
         int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
         if (file < 0) FAIL("open %s: %s", path, strerror(errno));
         sync_directory(directory);
+        /* A new file is durable now, and so is all that came before it: after a mount was lost, what is read may be in the
+         * page cache only. */
+        for (; noted + 1 < number; noted++) note(writer, noted + 1);
+        noted = INT64_MAX - 1;
         first = number;
         for (off_t written = 0; written < SEGMENT;) {
             int64_t begins = number;
@@ -429,35 +438,15 @@ int main(int argc, char **argv) {
     if (checker == 0) is_log ? check_log(volume, last, noted) : check_database(last, noted);
     int status;
     if (waitpid(checker, &status, 0) != checker || status) return 1;
-    /* A row that was committed and not noted is written no second time: it is noted now, for it is there. */
     int children = is_log ? WRITERS : WRITERS + READERS;
-    if (!is_log) {
-        if (begin() == 0) {
-            sqlite3 *db = open_database(what);
-            for (int i = 0; i < WRITERS; i++) {
-                char sql[100];
-                snprintf(sql, sizeof sql, "SELECT count(*) FROM rows WHERE writer = %d", i);
-                for (int64_t rows = ask(db, sql), number = last[i] + 1; number < rows; number++) note(i, number);
-            }
-            exit(0);
-        }
-        if (wait(&status) < 0 || status) return 1;
-    } else {
-        for (int i = 0; i < WRITERS; i++) {
-            char directory[4200];
-            stream_of(directory, sizeof directory, volume, i);
-            int64_t next = check_stream(directory, i);
-            for (int64_t number = last[i] + 1; number < next; number++) note(i, number);
-        }
-    }
     for (int i = 0; i < children; i++) {
         if (begin()) continue;
         char directory[4200];
         if (is_log) {
             stream_of(directory, sizeof directory, volume, i);
-            write_log(directory, i);
+            write_log(directory, i, last[i]);
         } else if (i < WRITERS) {
-            write_rows(what, i);
+            write_rows(what, i, last[i]);
         } else {
             read_rows(what);
         }
