@@ -9,6 +9,7 @@ mod filer;
 mod full;
 mod metadata;
 mod prepare;
+mod quota;
 mod rpc;
 mod rules;
 mod security;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use super::examine::{self, Needed};
 use super::fuse::{self, FuseMount};
 use super::probe::Question;
-use super::{AttachError, Attached, Backend, DetachError, Place, PrepareError, program};
+use super::{AttachError, Attached, Backend, DetachError, Enforcement, Place, PrepareError, SizeError, program};
 use crate::check::Check;
 use crate::config::{self, SeaweedfsBackend, WEED_PATHS};
 use crate::volume::Resolved;
@@ -143,6 +144,20 @@ impl Backend for Seaweedfs {
         }
         let arguments = arguments::of(&self.settings, &place);
         self.mount(&place).start(&weed, arguments, self.settings.memory_limit)
+    }
+
+    fn enforcement(&self, volume: &Resolved) -> Enforcement {
+        match (self.settings.quota, volume.size) {
+            (Some(_), Some(_)) => Enforcement::Enforced,
+            (_, size) => Enforcement::without_limits(size),
+        }
+    }
+
+    fn set_size(&self, place: &Place, _: &Attached, _: &Path, bytes: Option<u64>) -> Result<(), SizeError> {
+        match self.settings.quota {
+            Some(_) => quota::set(&place.socket, bytes.unwrap_or_default()),
+            None => Ok(()),
+        }
     }
 
     fn prepare(&self, volume: &Resolved) -> Result<(), PrepareError> {

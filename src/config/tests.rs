@@ -148,6 +148,7 @@ fn every_key_is_taken() {
                 program: Some(PathBuf::from("/opt/weed")),
                 read_only: true,
                 collection_per_volume: false,
+                quota: None,
                 security: Some(PathBuf::from("/etc/sb/security.toml")),
                 options: [("ttl".to_owned(), "3600".to_owned())].into(),
             }),

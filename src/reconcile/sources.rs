@@ -85,11 +85,21 @@ impl Reconciler {
         if let Some(source) = self.sources.get_mut(key) {
             source.names.insert(definition.name.clone());
             source.keep |= definition.attach_at_start && self.config.backends.contains_key(&definition.name);
+            // What does not decide of the mount may have changed: the next one is made by it.
+            if source.definition.name != definition.name || source.definition == *definition {
+                return;
+            }
+            source.definition = definition.clone();
+            self.note_definition(key, definition);
             return;
         }
         let mut source = self.new_source(key, definition.clone());
         source.keep &= self.config.backends.contains_key(&definition.name);
         self.sources.insert(key.clone(), source);
+        self.note_definition(key, definition);
+    }
+
+    fn note_definition(&mut self, key: &SourceKey, definition: &config::Backend) {
         let path = self.config.sources_dir().join(format!("{key}.json"));
         let (definition, key) = (definition.clone(), key.clone());
         // On the ledger's desk, ahead of every page that will name the source: a page that is durable has its source's

@@ -116,7 +116,9 @@ impl Registry {
     /// Where a definition's volume is; none where its backend does not exist.
     pub fn place(&self, volume: &Volume) -> Option<Placed> {
         let backend = self.backends.get(&volume.backend)?;
-        Some(Placed { volume: registered(volume, backend), backend: backend.clone() })
+        let volume = registered(volume, backend);
+        let backend = self.for_size(&volume, backend).unwrap_or_else(|| backend.clone());
+        Some(Placed { volume, backend })
     }
 
     /// The volume that a name stands for on the dynamic backend, defined or not.
@@ -197,6 +199,27 @@ impl Registry {
                 "the operator registers it with a block volume {name:?} in the agent's configuration, or with `saddlebag volume register`"
             )),
         })
+    }
+
+    /// The mount of its own that keeps a volume to its size, on a system that does so by mounts; none where it has no size,
+    /// or shares what would be counted with another volume.
+    fn for_size(&self, volume: &Resolved, backend: &Backend) -> Option<Backend> {
+        let BackendKind::Seaweedfs(settings) = &backend.kind else { return None };
+        let size = volume.size.filter(|_| !volume.read_only)?;
+        let collection = settings.accounts_of(volume.collection.as_deref(), &volume.path)?;
+        let shares = |other: &Volume| {
+            let own = other.collection.clone().or_else(|| collection_of(&other.name, &other.path, backend));
+            other.name != volume.name
+                && other.backend == volume.backend
+                && settings.accounts_of(own.as_deref(), &other.path).as_deref() == Some(&collection)
+        };
+        if self.volumes.values().any(|other| shares(&other.volume)) {
+            return None;
+        }
+        let kind = BackendKind::Seaweedfs(settings.for_size(&collection, &volume.path, size)?);
+        // Like a mount of a URL it has a name that no configured one can have, and is there while it is used.
+        let name = format!("{}~{}", backend.name, volume.name);
+        Some(Backend { name, kind, dynamic: false, attach_at_start: false, ..backend.clone() })
     }
 
     fn resolve_url(&self, text: &str) -> Result<Placed, Refusal> {

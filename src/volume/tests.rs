@@ -60,7 +60,8 @@ fn said(refused: Result<Placed, Refusal>) -> String {
 #[test]
 fn a_registered_volume_is_what_its_definition_says() {
     let placed = named(CONFIGURATION, "pgdata").unwrap();
-    assert_eq!(placed.backend.name, "main");
+    // It is a bucket of its own, and has a size: so it has a mount that keeps it to that.
+    assert_eq!(placed.backend.name, "main~pgdata");
     let volume = placed.volume;
     assert_eq!((volume.name.as_str(), volume.backend.as_str()), ("pgdata", "main"));
     assert_eq!(volume.path, PathBuf::from("pg"));
@@ -73,6 +74,69 @@ fn a_registered_volume_is_what_its_definition_says() {
 fn a_volume_of_a_read_only_backend_is_read_only_and_not_created() {
     let volume = named(CONFIGURATION, "letters").unwrap().volume;
     assert!(volume.read_only && !volume.create);
+}
+
+#[test]
+fn a_size_is_kept_by_a_mount_of_its_own_where_the_volume_has_a_collection_of_its_own() {
+    let text = r#"
+backend "seaweedfs" "s" {
+  filer = "f:8888"
+}
+volume "own" {
+  backend    = "s"
+  collection = "own"
+  size       = "10MiB"
+}
+volume "bucket" {
+  backend = "s"
+  path    = "/buckets/b"
+  size    = "10MiB"
+}
+volume "part" {
+  backend = "s"
+  path    = "/buckets/c/part"
+  size    = "10MiB"
+}
+volume "one" {
+  backend    = "s"
+  collection = "both"
+  size       = "10MiB"
+}
+volume "two" {
+  backend    = "s"
+  collection = "both"
+}
+volume "plain" {
+  backend = "s"
+  size    = "10MiB"
+}
+volume "read" {
+  backend    = "s"
+  collection = "read"
+  size       = "10MiB"
+  read_only  = true
+}
+"#;
+    let mounted = |text: &str, name: &str| {
+        let placed = named(text, name).unwrap();
+        let kept = crate::backend::enforcement(&placed.backend, &placed.volume).to_string();
+        (placed.backend.name.clone(), crate::backend::key_of(&placed.backend), kept)
+    };
+    for (name, collection) in [("own", "own"), ("bucket", "b")] {
+        let placed = named(text, name).unwrap();
+        let BackendKind::Seaweedfs(settings) = &placed.backend.kind else { unreachable!() };
+        assert_eq!((settings.collection.as_deref(), settings.quota), (Some(collection), Some(10 << 20)), "{name}");
+        assert_eq!((mounted(text, name).0, mounted(text, name).2), (format!("s~{name}"), "enforced".to_owned()));
+    }
+    for name in ["part", "one", "two", "plain", "read"] {
+        assert_eq!(mounted(text, name).0, "s", "{name}");
+        let kept = if name == "two" { "unlimited" } else { "advisory" };
+        assert_eq!(mounted(text, name).2, kept, "{name}");
+    }
+    // Another size is the same mount, which is told of it.
+    let more = text.replace("10MiB", "20MiB");
+    assert_eq!(mounted(&more, "own").1, mounted(text, "own").1);
+    assert_ne!(mounted(text, "own").1, mounted(text, "bucket").1);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::config::seaweedfs::{CACHE_CAPACITY, WRITE_BUFFER_SIZE};
 const LONGEST_SOCKET: usize = 107;
 /// The flag of the folder in which what is written waits for its volume server.
 const WRITE_BUFFER_DIR: &str = "cacheDirWrite";
+/// The flag by which sizes are those of one copy of the data.
+const LOGICAL: &str = "df.logical";
 /// The flag of how much that may be.
 const WRITE_BUFFER_MIB: &str = "writeBufferSizeMB";
 
@@ -28,6 +30,10 @@ pub(super) fn options(settings: &SeaweedfsBackend) -> String {
         settings.program,
         settings.read_only
     );
+    if settings.quota.is_some() {
+        // How much it is may change while the mount goes on.
+        text.push_str(" quota");
+    }
     if let Some(file) = &settings.security {
         text.push_str(&format!(" security={file:?}"));
     }
@@ -77,6 +83,13 @@ pub(super) fn of(settings: &SeaweedfsBackend, place: &Place) -> Vec<OsString> {
     }
     if let Some(replication) = &settings.replication {
         args.push(option("replication", OsStr::new(replication)));
+    }
+    if let Some(bytes) = settings.quota {
+        args.push(number("collectionQuotaMB", mib(bytes.next_multiple_of(1 << 20))));
+        if !settings.options.contains_key(LOGICAL) {
+            // A size is of the data, however many copies of it there are.
+            args.push(OsString::from("-df.logical=true"));
+        }
     }
     if settings.read_only {
         args.push(OsString::from("-readOnly"));

@@ -1,4 +1,4 @@
-//! One call of a filer's gRPC interface (grpc.io, "gRPC over HTTP2"), with a deadline.
+//! One call of the gRPC interface of a filer, or of a running `weed mount` (grpc.io, "gRPC over HTTP2"), with a deadline.
 //!
 //! `weed mount` speaks to the filer in no other way, so where this cannot be reached nothing can be mounted either.
 
@@ -89,7 +89,8 @@ impl Filers<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             // Whoever hangs leaves some of the time to the next.
             let share = left / u32::try_from(self.addresses.len() - number).unwrap_or(1).max(1);
-            match runtime.block_on(call_one(address, tls.clone(), method, request, share)) {
+            let path = format!("/filer_pb.SeaweedFiler/{method}");
+            match runtime.block_on(call_one(address, tls.clone(), &path, request, share)) {
                 Ok(answer) => return Ok(answer),
                 Err(error @ RpcError::Unreachable { .. }) => last = error,
                 Err(error) => return Err(error),
@@ -97,6 +98,31 @@ impl Filers<'_> {
         }
         Err(last)
     }
+}
+
+/// Calls a method, by its path, of whoever listens at a socket of this host, in plain.
+///
+/// # Errors
+/// [`RpcError`], with the socket in the filer's place.
+pub(super) fn call_socket(
+    socket: &Path,
+    method: &str,
+    request: &[u8],
+    patience: Duration,
+) -> Result<Vec<u8>, RpcError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let at = socket.display().to_string();
+    let unreachable = |reason: String| RpcError::Unreachable { filer: at.clone(), reason };
+    let call = async {
+        let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| unreachable(error.to_string()))?;
+        talk(stream, &at, "http", "localhost", method, request).await
+    };
+    runtime.block_on(async {
+        match tokio::time::timeout(patience, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(unreachable(format!("no answer within {} ms", patience.as_millis()))),
+        }
+    })
 }
 
 /// `HOST:PORT` of the gRPC side.
@@ -154,8 +180,7 @@ async fn talk(
         .await
         .map_err(|e| failed(&e))?;
     let connection = tokio::spawn(connection);
-    let uri: Uri =
-        format!("{scheme}://{authority}/filer_pb.SeaweedFiler/{method}").parse().map_err(std::io::Error::other)?;
+    let uri: Uri = format!("{scheme}://{authority}{method}").parse().map_err(std::io::Error::other)?;
     // A message is framed by whether it is compressed, and by its length.
     let mut body = vec![0];
     body.extend_from_slice(&u32::try_from(request.len()).map_err(std::io::Error::other)?.to_be_bytes());

@@ -58,6 +58,10 @@ pub struct SeaweedfsBackend {
     /// Whether each volume that is not in a bucket has a collection of its own name.
     #[serde(default)]
     pub collection_per_volume: bool,
+    /// The size of the one volume that this is the mount of, in bytes (see [`SeaweedfsBackend::for_size`]); nobody says it
+    /// of a backend.
+    #[serde(default)]
+    pub quota: Option<u64>,
     /// SeaweedFS's `security.toml`, where it is not in one of the places in which `weed` looks by itself.
     #[serde(default)]
     pub security: Option<PathBuf>,
@@ -80,6 +84,7 @@ impl SeaweedfsBackend {
             program: None,
             read_only: false,
             collection_per_volume: false,
+            quota: None,
             security: None,
             options: BTreeMap::new(),
         }
@@ -90,6 +95,26 @@ impl SeaweedfsBackend {
         // What is in a bucket is in the bucket's collection, and in no other.
         let is_in_bucket = Path::new(&self.path).join(path).starts_with(BUCKETS);
         (self.collection_per_volume && !is_in_bucket && path != Path::new("")).then(|| volume.to_owned())
+    }
+
+    /// The collection that has a volume's data, where that is not said for the whole mount: its own, or its bucket's.
+    pub fn accounts_of(&self, collection: Option<&str>, path: &Path) -> Option<String> {
+        let whole = Path::new(&self.path).join(path);
+        match whole.strip_prefix(BUCKETS) {
+            Ok(below) => below.components().next().map(|bucket| bucket.as_os_str().to_string_lossy().into_owned()),
+            Err(_) => collection.map(str::to_owned),
+        }
+    }
+
+    /// How a writable volume with a size is mounted whose data is all that is in that collection: by a program of its own,
+    /// which keeps the collection to the size. None where these settings leave no room for that.
+    pub fn for_size(&self, collection: &str, path: &Path, bytes: u64) -> Option<Self> {
+        let whole = Path::new(&self.path).join(path);
+        // A directory of a bucket is not all of it.
+        let is_part = whole.strip_prefix(BUCKETS).is_ok_and(|below| below.components().count() > 1);
+        let is_taken = self.read_only || self.collection.is_some() || self.options.contains_key("collectionQuotaMB");
+        let own = || Self { collection: Some(collection.to_owned()), quota: Some(bytes), ..self.clone() };
+        (!is_part && !is_taken).then(own)
     }
 
     /// What is wrong with a volume of this backend, and what to do about it.
@@ -168,6 +193,7 @@ pub(super) fn read(section: &mut Section<'_>, common: &mut Common) -> Option<Bac
         program,
         read_only,
         collection_per_volume: per_volume.is_some_and(|said| said.value),
+        quota: None,
         security: security.map(|said| said.value),
         options,
     }))
