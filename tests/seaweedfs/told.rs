@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A backend on that cluster.
-fn seaweedfs(filers: &str, more: &str) -> anyhow::Result<Backend> {
+pub fn seaweedfs(filers: &str, more: &str) -> anyhow::Result<Backend> {
     let text = format!("backend \"seaweedfs\" \"main\" {{\n  filer = \"{filers}\"\n{more}\n}}\n");
     let config = Config::parse(&text, "agent.hcl").map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(config.backends["main"].clone())
 }
 
 /// A volume as the reconciler hands it to its backend.
-fn volume(path: &str, collection: Option<&str>) -> anyhow::Result<Resolved> {
+pub fn volume(path: &str, collection: Option<&str>) -> anyhow::Result<Resolved> {
     let text = "backend \"seaweedfs\" \"main\" {\n  filer = \"f:8888\"\n}\nvolume \"v\" {\n  backend = \"main\"\n}\n";
     let config = Config::parse(text, "agent.hcl").map_err(|error| anyhow::anyhow!("{error}"))?;
     let registry = saddlebag::volume::Registry::new(&config);
@@ -26,7 +26,7 @@ fn volume(path: &str, collection: Option<&str>) -> anyhow::Result<Resolved> {
     Ok(Resolved { name, path: PathBuf::from(path), collection: collection.map(str::to_owned), ..placed.volume })
 }
 
-fn prepare(backend: &Backend, volume: &Resolved) -> anyhow::Result<()> {
+pub fn prepare(backend: &Backend, volume: &Resolved) -> anyhow::Result<()> {
     backend::of(backend).prepare(volume).map_err(|error| anyhow::anyhow!("{error} ({:?})", error.hint))
 }
 
