@@ -21,7 +21,6 @@ mod mending;
 mod metrics;
 mod promises;
 mod refusals;
-mod seaweedfs;
 mod secured;
 mod soak;
 mod sockets;

@@ -4,5 +4,6 @@
 mod support;
 
 mod secured;
+mod sizes;
 mod told;
 mod words;
