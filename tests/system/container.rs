@@ -98,13 +98,13 @@ impl Machine for Container {
     const ACKNOWLEDGE: &str = ">/dev/null";
 
     /// The files are bound into it, read-only.
-    fn prepare(files: &[(PathBuf, &str)]) -> anyhow::Result<Self> {
+    fn prepare(image: &str, files: &[(PathBuf, &str)]) -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("saddlebag-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         let read_only = files.iter().map(|(from, to)| (from.clone(), (*to).to_owned())).collect();
         let machine = Self { name, folder, read_only, running: None, begun: Instant::now() };
-        unpack(&machine.root())?;
+        unpack(image, &machine.root())?;
         write_program(&machine.root(), "/usr/local/sbin/start-systemd", INIT)?;
         Ok(machine)
     }

@@ -18,8 +18,8 @@ pub trait Machine: Sized {
     /// What follows the writer's loop in tasks, whose output is each record that is on disk.
     const ACKNOWLEDGE: &str;
 
-    /// Makes one that is not booted yet. `files` are files and folders of this host and where they are in it.
-    fn prepare(files: &[(PathBuf, &str)]) -> anyhow::Result<Self>;
+    /// Makes one that is not booted yet, of an image. `files` are files and folders of this host and where they are in it.
+    fn prepare(image: &str, files: &[(PathBuf, &str)]) -> anyhow::Result<Self>;
 
     /// Boots until systemd answers.
     fn boot(&mut self) -> anyhow::Result<()>;
@@ -82,10 +82,16 @@ pub const PROGRAMS: &str = "/opt/nomad:/usr/local/sbin:/usr/local/bin:/usr/sbin:
 /// What shows a boot's journal where something has failed.
 pub const JOURNAL_TAIL: &str = "journalctl -b --no-pager -o short-monotonic | grep -v ' weed\\[' | tail -n 120";
 
-/// Unpacks the Debian that `make tools` has made.
-pub fn unpack(root: &Path) -> anyhow::Result<()> {
+/// The Debian of most machines.
+pub const DEBIAN: &str = "machine";
+
+/// One with the programs of an NFS client and server.
+pub const DEBIAN_WITH_NFS: &str = "machine-nfs";
+
+/// Unpacks a Debian that `make tools` has made.
+pub fn unpack(image: &str, root: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(root)?;
-    let tar = tool("weed").context("make tools")?.with_file_name("../machine.tar");
+    let tar = tool("weed").context("make tools")?.with_file_name(format!("../{image}.tar"));
     succeed(Command::new("tar").arg("-xpf").arg(tar).arg("-C").arg(root).arg("--numeric-owner"))?;
     // At shutdown systemd waits this long for Nomad's tasks, which do not hear its SIGTERM.
     write(root, "/etc/systemd/system.conf.d/tests.conf", "[Manager]\nDefaultTimeoutStopSec=3s\n")?;

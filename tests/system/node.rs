@@ -1,7 +1,7 @@
 //! A Nomad client in a machine: the package, a Nomad, a SeaweedFS, and jobs whose tasks write numbered records.
 
 use crate::container::Container;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::qemu::Qemu;
 use crate::setup;
 use crate::support::{PATIENCE, tool, wait_until};
@@ -21,6 +21,14 @@ pub enum With {
     Host,
     /// And the trial SeaweedFS of the units.
     Seaweedfs,
+    /// And NFS, of servers in network namespaces of the machine.
+    Nfs,
+}
+
+impl With {
+    fn image(self) -> &'static str {
+        if self == Self::Nfs { machine::DEBIAN_WITH_NFS } else { machine::DEBIAN }
+    }
 }
 
 /// A machine with Nomad.
@@ -93,7 +101,7 @@ impl Node<Qemu> {
 
 impl<M: Machine> Node<M> {
     /// Makes a machine with everything but saddlebag. It is not booted yet.
-    fn prepare(with: With) -> anyhow::Result<Self> {
+    pub fn prepare(with: With) -> anyhow::Result<Self> {
         let binary = |name: &str| tool(name).and_then(|path| path.canonicalize().ok()).context("make tools");
         let rootfs = tool("weed").context("make tools")?.with_file_name("../rootfs").canonicalize()?.join("rootfs");
         let mut files = vec![
@@ -105,7 +113,7 @@ impl<M: Machine> Node<M> {
         if with == With::Seaweedfs {
             files.push((binary("weed")?, "/usr/local/bin/weed"));
         }
-        let machine = M::prepare(&files)?;
+        let machine = M::prepare(with.image(), &files)?;
         machine.write("/etc/systemd/system/nomad.service", setup::NOMAD_UNIT)?;
         machine.write("/etc/nomad.d/nomad.hcl", setup::NOMAD)?;
         machine.write("/opt/tasks/writer", &format!("{}write_records {}\n", setup::WRITER, M::ACKNOWLEDGE))?;

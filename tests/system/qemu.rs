@@ -127,6 +127,13 @@ impl Qemu {
         Ok(whole.lines().map(|line| line.trim_end().to_owned()).collect())
     }
 
+    /// Copies a file or folder of this host into what is going to be the disk.
+    pub fn copy(&self, from: &Path, to: &str) -> anyhow::Result<()> {
+        let to = self.path("root").join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("a folder")?)?;
+        succeed(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
+    }
+
     /// Runs a script in what is going to be the disk.
     pub fn change_image(&self, script: &str) -> anyhow::Result<String> {
         let mut command = Command::new("chroot");
@@ -193,7 +200,7 @@ impl Machine for Qemu {
     const ACKNOWLEDGE: &str = "| PATH=/bin:/opt/rootfs/bin busybox nc 127.0.0.1 7000; exit 9";
 
     /// The files are copied into it.
-    fn prepare(files: &[(PathBuf, &str)]) -> anyhow::Result<Self> {
+    fn prepare(image: &str, files: &[(PathBuf, &str)]) -> anyhow::Result<Self> {
         let accelerator = match std::env::var("VM_ACCELERATOR").as_deref() {
             Ok("tcg") => "tcg",
             _ if fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() => "kvm",
@@ -203,11 +210,9 @@ impl Machine for Qemu {
         let name = folder.path().file_name().context("a name")?.to_string_lossy().into_owned();
         let machine = Self { name, folder, accelerator, running: None, begun: Instant::now() };
         let root = machine.path("root");
-        unpack(&root)?;
+        unpack(image, &root)?;
         for (from, to) in files {
-            let to = root.join(to.trim_start_matches('/'));
-            fs::create_dir_all(to.parent().context("a folder")?)?;
-            succeed(Command::new("cp").arg("-a").arg(from).arg(to))?;
+            machine.copy(from, to)?;
         }
         write_program(&root, "/usr/local/sbin/answer", ANSWER)?;
         for (unit, text, target) in UNITS {

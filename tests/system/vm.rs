@@ -1,5 +1,7 @@
 //! A hard power-off of a machine with Debian's kernel, cgroups of version 2, and a disk of its own.
 
+mod nfs;
+
 use crate::boot::assert_nomad_came_last;
 use crate::machine::Machine as _;
 use crate::node::{ALLOCS, Node};

@@ -32,6 +32,14 @@ pub(super) fn run(settings: &NfsBackend, log: &Path, at: &Path, deadline: Durati
     }
     if settings.sec != Security::Sys {
         program::find_executable(None, "rpc.gssd", &GSSD_PATHS)?;
+        if process::find_processes_by_exe_name("rpc.gssd").is_empty() {
+            return Err(AttachError::Refused {
+                reason: format!("rpc.gssd is not running, and sec = {:?} needs it", settings.sec.as_str()),
+                hint: "give this host a keytab (/etc/krb5.keytab) and start it (`systemctl start rpc-gssd`)".into(),
+                passes: true,
+                log: Vec::new(),
+            });
+        }
     }
     let name = program::name_of(&program);
     end_former(&program, at)?;
