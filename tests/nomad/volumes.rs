@@ -102,6 +102,14 @@ fn users(world: &World) -> anyhow::Result<Vec<String>> {
     Ok(users.iter().map(|user| user["task"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
+/// The size of each binding that has one, and whether it is enforced.
+fn sizes(world: &World) -> anyhow::Result<Vec<(u64, String)>> {
+    let status: Value = serde_json::from_str(&world.saddlebag(&["status", "--json"])?)?;
+    let bindings = status["bindings"].as_array().context("bindings")?.iter();
+    let told = |one: &Value| Some((one["size"].as_u64()?, one["size_enforced"].as_str()?.to_owned()));
+    Ok(bindings.filter_map(told).collect())
+}
+
 #[test]
 fn a_volume_in_use_is_neither_changed_nor_deregistered_nor_deleted_and_it_is_said_by_whom() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed");
@@ -131,8 +139,12 @@ fn a_volume_in_use_is_neither_changed_nor_deregistered_nor_deleted_and_it_is_sai
     assert_eq!(outcome(&world, "create", &format!("# the shop's\n{}", definition("one")))?, "changed");
     // Nor is any of it done by an agent that has just come and knows the tasks from its ledger.
     world.kill_agent()?;
+    // Which has another size in its definition than the ledger: the definition counts.
+    let sized = definition("one").replace("  create", "  size = \"1GiB\"\n  create");
+    std::fs::write(world.state_dir().join("volumes.d/pg.hcl"), sized)?;
     start(&world)?;
     assert_eq!(users(&world)?, DRIVERS);
+    assert_eq!(sizes(&world)?, vec![(1 << 30, "advisory".to_owned()); 3]);
     let output = world.try_saddlebag(&["volume", "delete", "pg"])?;
     refused(output.status.code().unwrap_or(-1), &String::from_utf8_lossy(&output.stderr), "it cannot be deleted");
     assert!(disk.join("one").is_dir() && !disk.join("two").exists() && !disk.join(".saddlebag-deleted").exists());
