@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ImageError;
 use crate::job::{Kind, Refusal};
 
 /// Why a source cannot be attached.
@@ -103,6 +104,9 @@ pub enum AttachError {
         /// What the mount program wrote.
         log: Vec<String>,
     },
+    /// An image, and what lies between it and its backend.
+    #[error("{0}")]
+    Image(ImageError),
     /// The kernel or the disk refused something.
     #[error("cannot {what}: {source}")]
     Host {
@@ -126,6 +130,9 @@ impl AttachError {
 
     /// Whether the same may work in a moment, with nobody's help.
     pub fn is_temporary(&self) -> bool {
+        if let Self::Image(error) = self {
+            return error.is_temporary();
+        }
         matches!(
             self,
             Self::Unreachable { .. }
@@ -193,6 +200,7 @@ impl AttachError {
                     "it ends when no task has anything of it any more; a second one beside it is not started (`ps {pid}`)"
                 ),
             ),
+            Self::Image(error) => error.advice(),
             Self::NoAnswer { .. } | Self::Host { .. } => {
                 (Kind::Unavailable, "see the agent's log on this client".to_owned())
             }

@@ -10,6 +10,7 @@ mod examine;
 mod fuse;
 mod gluster;
 mod host;
+mod image;
 pub mod logs;
 mod mount_point;
 mod nfs;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::{AttachError, DetachError, PrepareError};
+pub use image::ImageError;
 pub use size::{Enforcement, SizeError};
 
 use crate::check::Check;
@@ -63,6 +65,10 @@ pub struct Place {
     /// Whether it is for a moment only, in namespaces of its own that end with whoever mounts it ([`crate::doctor`]): its
     /// program is a child like any other, and everything that it writes is in the folders here.
     pub is_trial: bool,
+    /// The source that it lies on, where it lies on one, as that is attached now.
+    pub beneath: Option<Attached>,
+    /// Whether a source that is made at its first use may be made now: nobody was ever promised what is in it.
+    pub may_create: bool,
 }
 
 /// A source that is mounted and answers.
@@ -169,6 +175,12 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
+    /// Why a source that is mounted and answers is of no use any more, and has to be attached anew. In a process of its
+    /// own, as [`Backend::find_ailment`].
+    fn find_damage(&self, _question: &probe::Question) -> Option<String> {
+        None
+    }
+
     /// Takes the source away when nothing uses it any more.
     ///
     /// # Errors
@@ -183,6 +195,7 @@ pub fn of(definition: &config::Backend) -> Box<dyn Backend> {
         BackendKind::Gluster(settings) => Box::new(gluster::Gluster::new(settings.as_ref().clone(), definition)),
         BackendKind::Seaweedfs(settings) => Box::new(seaweedfs::Seaweedfs::new(settings.clone(), definition)),
         BackendKind::Nfs(settings) => Box::new(nfs::Nfs::new(settings.clone(), definition)),
+        BackendKind::Image(settings) => Box::new(image::Image::new(settings.clone())),
     }
 }
 
@@ -195,6 +208,14 @@ pub fn enforcement(definition: &config::Backend, volume: &Resolved) -> Enforceme
 pub fn key_of(definition: &config::Backend) -> SourceKey {
     let backend = of(definition);
     SourceKey(format!("{}-{:016x}", backend.kind(), fnv1a(backend.options().as_bytes())))
+}
+
+/// The definition of the source that a definition's own lies on, where it lies on one.
+pub fn beneath(definition: &config::Backend) -> Option<&config::Backend> {
+    match &definition.kind {
+        BackendKind::Image(image) => Some(&image.parent),
+        _ => None,
+    }
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine and in every version, which the standard library's

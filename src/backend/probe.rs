@@ -38,13 +38,17 @@ pub struct Question {
     pub log: PathBuf,
     /// The folder of its cache.
     pub cache: PathBuf,
+    /// Directory and mount of the source that it lies on, where it lies on one.
+    #[serde(default)]
+    pub beneath: Option<(PathBuf, u64)>,
 }
 
 impl Question {
     /// Asks the source of that definition at a place, where `root` is mounted.
     pub fn new(definition: &config::Backend, place: &Place, root: &Path, mount_id: u64) -> Self {
         let (log, cache) = (place.log.clone(), super::of(definition).cache(place));
-        Self { definition: definition.clone(), root: root.to_owned(), mount_id, log, cache }
+        let beneath = place.beneath.as_ref().map(|beneath| (beneath.root.clone(), beneath.identity.mount_id));
+        Self { definition: definition.clone(), root: root.to_owned(), mount_id, log, cache, beneath }
     }
 }
 
@@ -103,7 +107,16 @@ pub fn answer(input: impl Read) -> io::Result<()> {
             super::of(&definition).probe(SERVERS).map_or_else(|error| of_servers(&error), |()| Verdict::Answers);
         say(&Word::Servers(verdict))
     })?;
-    let mount = ask_mount(&root, question.mount_id);
+    // What it lies on is asked first: what has all in memory answers also when that is gone.
+    let beneath = question.beneath.as_ref().map(|(root, mount_id)| ask_mount(root, *mount_id));
+    let mount = match beneath {
+        Some(verdict) if verdict != Verdict::Answers => verdict,
+        _ => ask_mount(&root, question.mount_id),
+    };
+    let mount = match (mount, super::of(&question.definition).find_damage(&question)) {
+        (Verdict::Answers, Some(reason)) => Verdict::Refuses { errno: None, reason },
+        (mount, _) => mount,
+    };
     if let (Verdict::Answers, Some(ailment)) = (&mount, super::of(&question.definition).find_ailment(&question)) {
         say(&Word::Ails(ailment))?;
     }

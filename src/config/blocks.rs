@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use super::model::AccessMode;
 use super::url::{SCHEMES, UrlError};
-use super::{NAME_RULE, UrlPrefix, Volume, is_name};
-use crate::hcl::{Problem, Section, Spanned};
+use super::{Format, NAME_RULE, UrlPrefix, Volume, is_name};
+use crate::hcl::{Problem, Section, Spanned, written_size};
 
 /// How often sources are probed where nothing else is said.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The least that a volume may be limited to.
 const LEAST_SIZE: u64 = 1 << 20;
+
+/// An image's size is a whole number of these.
+const IMAGE_UNIT: u64 = 1 << 20;
 
 /// What a `nomad` block says.
 #[derive(Debug, Default)]
@@ -167,6 +170,7 @@ pub(super) fn volume(
     let (nosuid, nodev, noexec) = (boolean("nosuid", true), boolean("nodev", true), boolean("noexec", false));
     let access_mode = access_mode(&mut section);
     let size = volume_size(&mut section);
+    let format = image_format(&mut section, access_mode, size);
     let owner = section.owner("owner").map(|said| said.value);
     let mode = section.mode("mode").map(|said| said.value);
     let collection = checked(&mut section, "collection", "the name of a collection", is_name).map(|said| said.value);
@@ -175,13 +179,16 @@ pub(super) fn volume(
         return None;
     }
     let name = name?;
-    let path = path.map_or_else(|| name.clone(), |said| said.value);
+    // An image is a file, and its name says so.
+    let default_path = || if format.is_some() { format!("{name}.img") } else { name.clone() };
+    let path = path.map_or_else(default_path, |said| said.value);
     let value = Volume {
         name: name.clone(),
         backend: backend?.value,
         path: components(&path)?.into_iter().collect(),
         create,
         size,
+        format,
         read_only: read_only || access_mode.is_reader_only(),
         access_mode,
         owner,
@@ -192,6 +199,42 @@ pub(super) fn volume(
         noexec,
     };
     Some((name, Spanned { value, span }))
+}
+
+/// The file system of an image volume, with what such a volume has to say.
+fn image_format(section: &mut Section<'_>, access_mode: AccessMode, size: Option<u64>) -> Option<Format> {
+    let said = section.string("format")?;
+    let names = Format::NAMES;
+    let Some((name, format)) = names.iter().find(|(name, _)| *name == said.value) else {
+        let problem = Problem::new(said.span, format!("{:?} is not a file system that an image can have", said.value));
+        section.problem(match crate::hcl::nearest(&said.value, names.iter().map(|(name, _)| *name)) {
+            Some(near) => problem.hint(format!("did you mean {near:?}?")),
+            None => problem.hint(format!("they are {}", names.map(|(name, _)| name).join(" and "))),
+        });
+        return None;
+    };
+    let mut problem = |message: String, hint: String| {
+        section.problem(Problem::new(said.span.clone(), message).hint(hint));
+    };
+    if access_mode != AccessMode::SingleNodeWriter {
+        problem(
+            "a volume with a format is attached by one node at a time".to_owned(),
+            "write access_mode = \"single-node-writer\"".to_owned(),
+        );
+    }
+    match size {
+        None => problem("a volume with a format needs a size".to_owned(), "write size = \"10GiB\"".to_owned()),
+        Some(size) if size < format.least_size() => problem(
+            format!("{} is too small for {name}", written_size(size)),
+            format!("the least is {}", written_size(format.least_size())),
+        ),
+        Some(size) if size % IMAGE_UNIT != 0 => problem(
+            format!("the size of a volume with a format is a whole number of MiB, and {} is none", written_size(size)),
+            format!("write size = \"{}MiB\"", size.div_ceil(IMAGE_UNIT)),
+        ),
+        Some(_) => {}
+    }
+    Some(*format)
 }
 
 /// Storage systems count in whole mebibytes, and their programs in signed numbers.

@@ -64,10 +64,20 @@ pub(super) fn check(gathered: &Gathered, sources: &[Source<'_>], problems: &mut 
 
 /// What is wrong with a volume on that backend, and what to do about it.
 pub(super) fn find_fault(volume: &Volume, backend: &Backend) -> Option<(String, &'static str)> {
+    let name = &volume.name;
+    if volume.format.is_some() && volume.collection.is_some() {
+        let message =
+            format!("volume {name:?} has a collection, and its image is a file: a collection is a directory's");
+        return Some((message, "leave `collection` out, or put the image into a directory that has one"));
+    }
+    if volume.format.is_some() && backend.kind.is_read_only() {
+        let message = format!("volume {name:?} has a format, and its backend is read-only");
+        return Some((message, "an image is written to whenever it is attached: put it on another backend"));
+    }
     match &backend.kind {
         BackendKind::Seaweedfs(seaweedfs) => seaweedfs.find_fault(volume),
         _ => volume.collection.as_ref().map(|_| {
-            let (name, backend) = (&volume.name, &volume.backend);
+            let backend = &volume.backend;
             (format!("volume {name:?} has a collection, and backend {backend:?} knows none"), "leave it out")
         }),
     }

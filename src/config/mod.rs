@@ -21,9 +21,9 @@ mod tests;
 
 pub use define::LARGEST_DEFINITION;
 pub use kinds::{
-    BackendKind, GLUSTER_PATHS, GLUSTERD_PORT, GLUSTERFS_PATHS, GlusterBackend, GlusterOptions, GlusterQuota,
-    GlusterSsh, GlusterTls, HostBackend, NfsBackend, SSH_PATHS, SeaweedfsBackend, WEED_PATHS, is_gluster_volume, nfs,
-    seaweedfs, xlator_argument,
+    BackendKind, Format, GLUSTER_PATHS, GLUSTERD_PORT, GLUSTERFS_PATHS, GlusterBackend, GlusterOptions, GlusterQuota,
+    GlusterSsh, GlusterTls, HostBackend, ImageBackend, NfsBackend, SSH_PATHS, SeaweedfsBackend, WEED_PATHS,
+    is_gluster_volume, nfs, seaweedfs, xlator_argument,
 };
 pub use load::{DEFAULT_FILE, DEFAULT_FOLDER, LoadError};
 pub use model::{AccessMode, Backend, Config, Nomad, Policy, Token, Volume};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::BackendKind;
+use super::kinds::{BackendKind, Format};
 use super::url::UrlPrefix;
 
 /// Everything the agent is told by its files and its environment.
@@ -212,6 +212,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// Whether the directory is created at first use.
     pub create: bool,
+    /// The file system of a volume that is an image; its path is then a file's.
+    pub format: Option<Format>,
     /// The most that it is to hold, in bytes; whether anything keeps it to that is its backend's affair.
     pub size: Option<u64>,
     /// Nobody may write: said so, or by a reader-only access mode.

@@ -113,6 +113,7 @@ fn every_key_is_taken() {
           path        = "/pg/data"
           create      = true
           size        = "20GiB"
+          format      = "xfs"
           access_mode = "single-node-writer"
           owner       = "70:71"
           mode        = "0750"
@@ -166,6 +167,7 @@ fn every_key_is_taken() {
             path: PathBuf::from("pg/data"),
             create: true,
             size: Some(20 << 30),
+            format: Some(crate::config::Format::Xfs),
             read_only: false,
             access_mode: AccessMode::SingleNodeWriter,
             owner: Some((70, 71)),

@@ -70,6 +70,8 @@ pub(super) fn run(config: &Config, definition: &config::Backend, tell: &mut Tell
         prober: Prober::new(key.clone(), |_| {}),
         key,
         is_trial: true,
+        beneath: None,
+        may_create: true,
     };
     let backend = backend::of(definition);
     tell.begin("trial mount");

@@ -8,7 +8,7 @@
 //! * [`definitions`]: a durable file for each volume that was registered while an agent ran.
 //! * [`execute`]: the steps that change mounts.
 //! * [`events`]: what workers and watchers report, and timers.
-//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `sizes`, `volumes`, `probes`, `questions`, `news` are its parts,
+//! * [`reconciler`]: the loop; `hooks`, `orders`, `steps`, `mending`, `pages`, `sources`, `layers`, `sizes`, `volumes`, `probes`, `questions`, `news` are its parts,
 //!   `recovery` is for what the ledger does not tell, `report` what it says, `measure` what it tells
 //!   Prometheus, `follow` who hears of each change.
 
@@ -20,6 +20,7 @@ pub mod events;
 pub mod execute;
 mod follow;
 mod hooks;
+mod layers;
 pub mod ledger;
 pub mod live;
 mod measure;

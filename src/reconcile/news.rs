@@ -194,9 +194,15 @@ impl Reconciler {
         // A job that will be refused is refused when it asks.
         let Ok((_, bindings)) = self.read_job(allocation, Some(task), node) else { return };
         for (binding, definition) in bindings {
-            self.ensure_source(&binding.source, &definition);
-            self.attach(&binding.source);
-            self.linger(&binding.source);
+            // What lies on another source is one volume's own and is attached for that one's task: nothing keeps it until
+            // then, and another node may have it.
+            let (key, definition) = match backend::beneath(&definition) {
+                Some(beneath) => (backend::key_of(beneath), beneath.clone()),
+                None => (binding.source, definition),
+            };
+            self.ensure_source(&key, &definition);
+            self.attach(&key);
+            self.linger(&key);
         }
     }
 

@@ -193,6 +193,9 @@ impl Reconciler {
         if let Verdict::Refuses { reason, .. } = mount {
             tracing::warn!(source = %key, backend = source.name(), reason, "the mount answers with an error: it is looked at");
             source.health = Health::Sound;
+            if source.beneath.is_some() {
+                source.loss = Some((Instant::now(), reason.clone()));
+            }
             self.doubt_source(key);
             return;
         }
@@ -256,6 +259,7 @@ impl Reconciler {
                 let after = before.trouble().map(|(_, since, _)| since.elapsed().as_secs()).unwrap_or_default();
                 tracing::info!(source = %key, backend = name, seconds = after, "the source answers again");
                 self.doubt_bindings(key);
+                self.attach_above(key);
             }
         }
         self.touch_users(key);

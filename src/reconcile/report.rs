@@ -107,7 +107,7 @@ impl Reconciler {
             destination: live.binding.key.destination.as_path().display().to_string(),
             source: self.source_name(&live.binding.source),
             read_only: live.binding.read_only,
-            size: live.binding.volume.size,
+            size: self.size_of(&live.binding),
             size_enforced,
             size_reason,
             by_hand: live.binding.origin == Origin::Operator,

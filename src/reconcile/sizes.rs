@@ -108,6 +108,11 @@ impl Reconciler {
             return (Enforcement::without_limits(volume.size), None);
         };
         let promised = backend::enforcement(&source.definition, volume);
+        // A file system of its own is never larger than it is.
+        if source.beneath.is_some() {
+            let reason = self.sizes.get(&(key.clone(), volume.path.clone())).and_then(|(_, reason)| reason.clone());
+            return (promised, reason);
+        }
         let (Enforcement::Enforced, Some(size)) = (promised, volume.size) else { return (promised, None) };
         match self.sizes.get(&(key.clone(), volume.path.clone())) {
             Some((set, None)) if *set == size => (Enforcement::Enforced, None),
@@ -116,9 +121,17 @@ impl Reconciler {
         }
     }
 
+    /// The size of a binding's volume: of an image the present one, which may have grown under it.
+    pub(super) fn size_of(&self, binding: &Binding) -> Option<u64> {
+        match self.sources.get(&binding.source).map(|source| &source.definition.kind) {
+            Some(config::BackendKind::Image(image)) => Some(image.size),
+            _ => binding.volume.size,
+        }
+    }
+
     /// Its size in a sentence's words: `10GiB (enforced), `.
     pub(super) fn say_size(&self, binding: &Binding) -> String {
-        match (binding.volume.size, self.find_enforcement(&binding.volume, &binding.source)) {
+        match (self.size_of(binding), self.find_enforcement(&binding.volume, &binding.source)) {
             (None, _) => "of unlimited size, ".to_owned(),
             (Some(size), (enforced, None)) => format!("{} ({enforced}), ", written_size(size)),
             (Some(size), (enforced, Some(reason))) => format!("{} ({enforced}: {reason}), ", written_size(size)),

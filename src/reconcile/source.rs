@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::prober::Prober;
-use crate::backend::{Attached, Place, SourceKey};
+use crate::backend::{self, Attached, Place, SourceKey};
 use crate::config::{self, Config};
 use crate::job::{Kind, Refusal};
 use crate::sys::cgroup::OomKills;
@@ -116,6 +116,10 @@ pub struct Source {
     pub oom_kills: Arc<Mutex<OomKills>>,
     /// The last time that it was lost, and why.
     pub loss: Option<(Instant, String)>,
+    /// The source that it lies on, where it lies on one: it is attached after that one, and lost with it.
+    pub beneath: Option<SourceKey>,
+    /// How often in a row it could not be detached.
+    pub detach_failures: u32,
 }
 
 impl Source {
@@ -129,10 +133,14 @@ impl Source {
             key,
             prober,
             is_trial: false,
+            beneath: None,
+            may_create: true,
         };
         Self {
             names: BTreeSet::from([definition.name.clone()]),
             keep: definition.attach_at_start,
+            beneath: backend::beneath(&definition).map(backend::key_of),
+            detach_failures: 0,
             definition,
             place,
             state: State::Detached,
@@ -207,9 +215,14 @@ impl Source {
             (None, true) => "out of memory: the kernel killed it at its limit".to_owned(),
             (_, false) => "it was killed, or ended by itself".to_owned(),
         };
-        self.health = Health::Sound;
-        self.loss = Some((Instant::now(), cause.clone()));
+        self.lose(&cause);
         cause
+    }
+
+    /// Notes that nothing can be read through its mount any more, and why.
+    pub fn lose(&mut self, cause: &str) {
+        self.health = Health::Sound;
+        self.loss = Some((Instant::now(), cause.to_owned()));
     }
 
     /// Its mount program has ended: it is mounted again at once, or, where that happened soon after the last time too, at
@@ -233,7 +246,20 @@ impl Source {
     pub fn recent_loss(&self) -> Option<String> {
         let (at, cause) = self.loss.as_ref().filter(|(at, _)| at.elapsed() < LOSS_IS_NEWS)?;
         let ago = humantime::format_duration(Duration::from_secs(at.elapsed().as_secs()));
-        Some(format!("mounted again: its mount program had ended {ago} ago ({cause})"))
+        Some(match self.beneath {
+            Some(_) => format!("mounted again: it was lost {ago} ago ({cause})"),
+            None => format!("mounted again: its mount program had ended {ago} ago ({cause})"),
+        })
+    }
+
+    /// How long it is kept after its last binding: where it was in use all the same, it is not tried again at once.
+    pub fn linger(&self) -> Duration {
+        let tried = self.detach_failures;
+        if tried == 0 {
+            return self.definition.linger;
+        }
+        let again = (FIRST_RETRY * 2_u32.saturating_pow(tried.min(8))).min(LONGEST_RETRY);
+        self.definition.linger.max(again)
     }
 
     /// Since when its worker is at something that takes longer than it should.

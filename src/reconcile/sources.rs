@@ -1,5 +1,6 @@
 //! Sources: attached at the start or when first needed, attached again when lost, taken away when long unused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -40,7 +41,15 @@ impl Reconciler {
         for definition in definitions {
             self.ensure_source(&backend::key_of(&definition), &definition);
         }
-        for (key, definition) in self.read_definitions() {
+        let images: BTreeMap<SourceKey, config::Backend> =
+            self.registry.images().into_iter().map(|image| (backend::key_of(&image), image)).collect();
+        for (key, noted) in self.read_definitions() {
+            // An image may have been given another size since.
+            let definition = images.get(&key).cloned().unwrap_or(noted);
+            if let Some(beneath) = backend::beneath(&definition) {
+                let beneath = beneath.clone();
+                self.ensure_source(&backend::key_of(&beneath), &beneath);
+            }
             if !self.sources.contains_key(&key) {
                 let mut source = self.new_source(&key, definition);
                 source.keep = false;
@@ -82,8 +91,16 @@ impl Reconciler {
 
     /// Knows the source from now on, also after a restart with another configuration.
     pub(super) fn ensure_source(&mut self, key: &SourceKey, definition: &config::Backend) {
+        if let Some(beneath) = backend::beneath(definition) {
+            self.ensure_source(&backend::key_of(beneath), beneath);
+        }
         if let Some(source) = self.sources.get_mut(key) {
             source.names.insert(definition.name.clone());
+            if source.beneath.is_some() && source.definition != *definition {
+                source.definition = definition.clone();
+                self.note_definition(key, definition);
+            }
+            let Some(source) = self.sources.get_mut(key) else { return };
             source.keep |= definition.attach_at_start && self.config.backends.contains_key(&definition.name);
             // What does not decide of the mount may have changed: the next one is made by it.
             if source.definition.name != definition.name || source.definition == *definition {
@@ -134,6 +151,15 @@ impl Reconciler {
         if !source.may_attach(Instant::now()) {
             return;
         }
+        let beneath = source.beneath.clone();
+        if let Some(beneath) = &beneath {
+            let Some(attached) = self.find_beneath(beneath) else { return self.wait_for_beneath(key, beneath.clone()) };
+            let may_create = !self.was_promised(key);
+            let Some(source) = self.sources.get_mut(key) else { return };
+            source.place.beneath = Some(attached);
+            source.place.may_create = may_create;
+        }
+        let Some(source) = self.sources.get_mut(key) else { return };
         source.set(State::Attaching);
         source.retry = None;
         let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
@@ -161,6 +187,7 @@ impl Reconciler {
                 self.keep_probing(key);
                 // It may have come up after the end of its lingering, which found nothing to detach then.
                 self.linger(key);
+                self.attach_above(key);
                 self.explain_mounts();
             }
             Err(error) => {
@@ -176,6 +203,7 @@ impl Reconciler {
                     }
                 }
                 self.set_timer(at, Timer::Source(key.clone()));
+                self.fail_above(key);
             }
         }
         self.touch_users(key);
@@ -233,6 +261,7 @@ impl Reconciler {
         let needed = self.is_needed(key);
         self.count_lost(key);
         self.doubt_bindings(key);
+        self.lose_above(key, &cause);
         if let Some(at) = again {
             let wait = at.saturating_duration_since(Instant::now());
             tracing::warn!(source = %key, ?wait, "the mount program has ended several times in a row: it is started again after a wait");
@@ -244,8 +273,8 @@ impl Reconciler {
     }
 
     /// Whether a binding of it is wanted, or may still be there.
-    fn is_used(&self, key: &SourceKey) -> bool {
-        self.is_changed_on(key) || self.is_bound(key)
+    pub(super) fn is_used(&self, key: &SourceKey) -> bool {
+        self.is_changed_on(key) || self.is_lain_on(key) || self.is_bound(key)
     }
 
     fn is_bound(&self, key: &SourceKey) -> bool {
@@ -256,7 +285,7 @@ impl Reconciler {
     }
 
     /// Whether it is to be attached.
-    fn is_needed(&self, key: &SourceKey) -> bool {
+    pub(super) fn is_needed(&self, key: &SourceKey) -> bool {
         self.sources.get(key).is_some_and(|source| source.keep) || self.is_used(key)
     }
 
@@ -274,7 +303,7 @@ impl Reconciler {
         }
         let Some(source) = self.sources.get_mut(key).filter(|source| !source.keep) else { return };
         source.since = Instant::now();
-        let at = source.since + source.definition.linger;
+        let at = source.since + source.linger();
         self.set_timer(at, Timer::Source(key.clone()));
     }
 
@@ -296,10 +325,13 @@ impl Reconciler {
                 if !used
                     && !source.keep
                     && (source.is_recalled || source.attached().is_some())
-                    && source.since.elapsed() >= source.definition.linger =>
+                    && source.since.elapsed() >= source.linger() =>
             {
                 source.is_recalled = false;
                 source.set(State::Detaching);
+                let beneath = source.beneath.clone().and_then(|beneath| self.find_beneath(&beneath));
+                let Some(source) = self.sources.get_mut(key) else { return };
+                source.place.beneath = beneath;
                 let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
                 self.submit(Desk::Source(key.clone()), move || {
                     let detached = backend::of(&definition).detach(&place);
@@ -317,12 +349,18 @@ impl Reconciler {
                 tracing::info!(source = %key, backend = source.name(), "detached: nothing used it");
                 source.set(State::Detached);
                 source.watched = None;
+                source.detach_failures = 0;
+                let beneath = source.beneath.clone();
                 // Its group stays with the guard: a mount of it that nobody remembers is still kept from Nomad.
+                if let Some(beneath) = beneath {
+                    self.linger(&beneath);
+                }
             }
             Err(error) => {
                 tracing::warn!(source = %key, reason = super::error::whole(&error), "not detached; it is tried again");
                 // It is found attached, and then lingers once more.
                 source.set(State::Detached);
+                source.detach_failures = source.detach_failures.saturating_add(1);
                 self.attach(key);
             }
         }

@@ -184,7 +184,13 @@ impl Reconciler {
             None => Outcome::Registered,
         };
         // A comment may be changed under a task; where a volume is, or what may be done with it, may not.
-        if former.as_ref().is_none_or(|former| former.volume != volume) {
+        // But an image may grow.
+        let is_grown = |former: &Volume| {
+            former.format.is_some()
+                && former.size < volume.size
+                && *former == Volume { size: former.size, ..volume.clone() }
+        };
+        if former.as_ref().is_none_or(|former| former.volume != volume && !is_grown(&former.volume)) {
             self.refuse_if_used(&name, "its definition cannot be changed")?;
         }
         let unsize = former.and_then(|former| self.find_unsizing(&former.volume, &placed));
@@ -201,7 +207,8 @@ impl Reconciler {
 
     /// A former size that the storage system would go on keeping the former directory to.
     fn find_unsizing(&self, former: &Volume, placed: &Placed) -> Option<Placed> {
-        let was = self.registry.place(former)?;
+        // An image has its size in itself.
+        let was = self.registry.place(former).filter(|was| backend::beneath(&was.backend).is_none())?;
         let is_same = backend::key_of(&was.backend) == backend::key_of(&placed.backend)
             && within_source(&was).path == within_source(placed).path;
         let is_kept = was.volume.size.is_some() && !(is_same && placed.volume.size.is_some());
@@ -225,6 +232,12 @@ impl Reconciler {
             return Err(Refusal::configuration(message).hint("register it anew first, or deregister it"));
         }
         let placed = match self.registry.find(name) {
+            Some(defined) if defined.volume.format.is_some() => {
+                if let Some(image) = self.registry.place(&defined.volume) {
+                    self.refuse_if_attached(&image)?;
+                }
+                self.registry.place_file(&defined.volume)
+            }
             Some(defined) => self.registry.place(&defined.volume),
             None if dynamic => self.registry.place_dynamic(name),
             None => None,

@@ -16,17 +16,21 @@
 //! * [`fanotify`], [`seqpacket`] and [`descriptors`] are what the guard is made of.
 //! * [`removals`] tells what is removed from a directory.
 //! * [`apart`] leaves the host for namespaces of its own; [`clock`] says how well the clock is kept.
+//! * [`loop_device`] makes a file a block device, [`block_fs`] mounts what is on one, and [`file_lock`] locks a file.
 //! * [`peer`] says who is at the other end of a unix socket.
 #![allow(unsafe_code)]
 
 pub mod apart;
+pub mod block_fs;
 pub mod cgroup;
 pub mod clock;
 pub mod descriptors;
 pub mod detached;
 pub mod fanotify;
+pub mod file_lock;
 pub mod identity;
 pub mod inode;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

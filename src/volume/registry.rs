@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Resolved;
 use crate::config::model::Volume;
 use crate::config::url::{SCHEMES, UrlError, server_and_port};
 use crate::config::{
-    Backend, BackendKind, Config, GLUSTERD_PORT, GlusterBackend, HostBackend, NAME_RULE, NfsBackend, Policy, Scheme,
-    SeaweedfsBackend, StorageUrl, UrlPrefix, is_gluster_volume, is_name,
+    Backend, BackendKind, Config, GLUSTERD_PORT, GlusterBackend, HostBackend, ImageBackend, NAME_RULE, NfsBackend,
+    Policy, Scheme, SeaweedfsBackend, StorageUrl, UrlPrefix, is_gluster_volume, is_name,
 };
 use crate::hcl::nearest;
 use crate::job::{Kind, Refusal, SourceName};
@@ -116,9 +117,18 @@ impl Registry {
     /// Where a definition's volume is; none where its backend does not exist.
     pub fn place(&self, volume: &Volume) -> Option<Placed> {
         let backend = self.backends.get(&volume.backend)?;
+        if volume.format.is_some() {
+            return Some(place(volume, backend));
+        }
         let volume = registered(volume, backend);
         let backend = self.for_size(&volume, backend).unwrap_or_else(|| backend.clone());
         Some(Placed { volume, backend })
+    }
+
+    /// The same, where an image is the file that it is on its backend.
+    pub fn place_file(&self, volume: &Volume) -> Option<Placed> {
+        let backend = self.backends.get(&volume.backend)?;
+        Some(Placed { volume: registered(volume, backend), backend: backend.clone() })
     }
 
     /// The volume that a name stands for on the dynamic backend, defined or not.
@@ -149,6 +159,12 @@ impl Registry {
             doubts.push(format!("volume {:?} is read-only, so create has no effect", volume.name));
         }
         doubts
+    }
+
+    /// The sources of all image volumes.
+    pub fn images(&self) -> Vec<Backend> {
+        let with_backend = |volume: &Volume| image_of(volume, self.backends.get(&volume.backend)?);
+        self.volumes.values().filter_map(|defined| with_backend(&defined.volume)).collect()
     }
 
     /// Looks up what a job names.
@@ -333,6 +349,46 @@ impl Registry {
 
 fn unknown(name: &str) -> Refusal {
     Refusal::configuration(format!("no volume {name:?} is registered on this node"))
+}
+
+/// Where a registered volume is: a directory of its backend, or the root of a source of its own.
+fn place(volume: &Volume, backend: &Backend) -> Placed {
+    let placed = registered(volume, backend);
+    match image_of(volume, backend) {
+        // Its owner and mode are given to the file system's root when it is made.
+        Some(image) => {
+            let volume =
+                Resolved { path: PathBuf::new(), create: false, owner: None, mode: None, collection: None, ..placed };
+            Placed { volume, backend: image }
+        }
+        None => Placed { volume: placed, backend: backend.clone() },
+    }
+}
+
+/// The source that an image volume is. No other volume is on it, so nothing keeps it once its volume is not used: another
+/// node may wait for it.
+fn image_of(volume: &Volume, backend: &Backend) -> Option<Backend> {
+    let image = ImageBackend {
+        parent: Box::new(backend.clone()),
+        path: volume.path.clone(),
+        format: volume.format?,
+        size: volume.size?,
+        create: volume.create && !backend.kind.is_read_only(),
+        owner: volume.owner,
+        mode: volume.mode,
+        nosuid: volume.nosuid,
+        nodev: volume.nodev,
+    };
+    let name = format!("{}~{}", backend.name, volume.name);
+    let linger = Duration::ZERO;
+    Some(Backend {
+        name,
+        kind: BackendKind::Image(image),
+        dynamic: false,
+        linger,
+        attach_at_start: false,
+        ..backend.clone()
+    })
 }
 
 fn registered(volume: &Volume, backend: &Backend) -> Resolved {

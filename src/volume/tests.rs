@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Placed, Registry};
 use crate::config::{BackendKind, Config, HostBackend};
@@ -355,4 +355,49 @@ fn a_page_that_an_earlier_version_wrote_says_nothing_of_sizes() {
         "nosuid":true,"nodev":true,"noexec":false}"#;
     let volume: super::Resolved = serde_json::from_str(page).unwrap();
     assert_eq!(volume.size, None);
+}
+
+#[test]
+fn a_volume_with_a_format_is_the_root_of_a_source_of_its_own() {
+    let text = r#"
+backend "seaweedfs" "main" {
+  filer  = "10.0.0.1:8888"
+  path   = "/volumes"
+  linger = "1h"
+}
+volume "pg" {
+  backend     = "main"
+  create      = true
+  format      = "ext4"
+  size        = "10GiB"
+  access_mode = "single-node-writer"
+  owner       = "70:70"
+  noexec      = true
+}
+volume "other" {
+  backend     = "main"
+  path        = "deep/other"
+  format      = "xfs"
+  size        = "1GiB"
+  access_mode = "single-node-writer"
+}
+"#;
+    let placed = named(text, "pg").unwrap();
+    let BackendKind::Image(image) = &placed.backend.kind else { panic!("{:?}", placed.backend) };
+    assert_eq!((image.parent.name.as_str(), image.path.as_path()), ("main", Path::new("pg.img")));
+    assert_eq!((image.size, image.owner, image.create), (10 << 30, Some((70, 70)), true));
+    // No other volume is on it: it goes with its last binding, and nothing is made in it.
+    assert!(placed.backend.linger.is_zero() && !placed.backend.attach_at_start && !placed.backend.dynamic);
+    let volume = &placed.volume;
+    assert_eq!((volume.path.as_path(), volume.create, volume.owner), (Path::new(""), false, None));
+    assert_eq!((volume.name.as_str(), volume.backend.as_str(), volume.size), ("pg", "main", Some(10 << 30)));
+    assert!(volume.noexec && !volume.read_only);
+
+    let key = crate::backend::key_of(&placed.backend);
+    let other = named(text, "other").unwrap().backend;
+    assert_ne!(crate::backend::key_of(&other), key);
+    assert_eq!(crate::backend::key_of(crate::backend::beneath(&other).unwrap()), crate::backend::key_of(&image.parent));
+    // A larger one is the same image.
+    let larger = text.replace("10GiB", "20GiB");
+    assert_eq!(crate::backend::key_of(&named(&larger, "pg").unwrap().backend), key);
 }

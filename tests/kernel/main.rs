@@ -6,6 +6,7 @@ mod collection;
 mod containers;
 mod death;
 mod hang;
+mod images;
 mod inside;
 mod logs;
 mod metrics;

@@ -15,6 +15,7 @@ mod faults;
 mod gluster;
 mod guard;
 mod hot;
+mod images;
 mod load;
 mod looks;
 mod mending;

@@ -131,6 +131,8 @@ mod tests {
             cache: "/s/cache/1".into(),
             socket: "/r/1.sock".into(),
             is_trial: false,
+            beneath: None,
+            may_create: true,
             prober: backend::prober::Prober::new(backend::SourceKey("seaweedfs-1".into()), |_| ()),
         };
         of(&settings, &place).into_iter().map(|argument| argument.into_string().unwrap()).collect()

@@ -4,6 +4,7 @@
 
 mod gluster;
 mod host;
+mod image;
 pub mod nfs;
 pub mod seaweedfs;
 
@@ -21,6 +22,7 @@ pub use gluster::{
     GlusterTls, SSH_PATHS, is_gluster_volume,
 };
 pub use host::HostBackend;
+pub use image::{Format, ImageBackend};
 pub use nfs::NfsBackend;
 pub use seaweedfs::{SeaweedfsBackend, WEED_PATHS};
 
@@ -43,6 +45,8 @@ pub enum BackendKind {
     Nfs(NfsBackend),
     /// A Gluster volume.
     Gluster(Box<GlusterBackend>),
+    /// A file system in a file of another backend.
+    Image(ImageBackend),
 }
 
 impl BackendKind {
@@ -53,13 +57,14 @@ impl BackendKind {
             Self::Seaweedfs(seaweedfs) => seaweedfs.read_only,
             Self::Nfs(nfs) => nfs.read_only,
             Self::Gluster(gluster) => gluster.read_only,
+            Self::Image(image) => image.parent.kind.is_read_only(),
         }
     }
 
     /// The most memory that its mount program may take, in bytes; none where it has no program.
     pub fn memory_limit(&self) -> Option<u64> {
         match self {
-            Self::Host(_) | Self::Nfs(_) => None,
+            Self::Host(_) | Self::Nfs(_) | Self::Image(_) => None,
             Self::Seaweedfs(seaweedfs) => Some(seaweedfs.memory_limit),
             Self::Gluster(gluster) => Some(gluster.memory_limit),
         }

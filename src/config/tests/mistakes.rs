@@ -108,6 +108,63 @@ fn a_collection_is_said_where_it_can_be_kept() {
 }
 
 #[test]
+fn an_image_is_on_a_backend_that_can_hold_one() {
+    let image = "format = \"ext4\"\n  size = \"1GiB\"\n  access_mode = \"single-node-writer\"\n";
+    let text = format!(
+        "backend \"seaweedfs\" \"ro\" {{\n  filer = \"f:8888\"\n  read_only = true\n}}\n\
+         backend \"seaweedfs\" \"rw\" {{\n  filer = \"f:8888\"\n}}\n\
+         volume \"a\" {{\n  backend = \"ro\"\n  {image}}}\nvolume \"b\" {{\n  backend = \"rw\"\n  collection = \"b\"\n  {image}}}\n"
+    );
+    assert_eq!(
+        mistakes(&text),
+        [
+            "agent.hcl:8:1: volume \"a\" has a format, and its backend is read-only (an image is written to whenever it is attached: put it on another backend)",
+            "agent.hcl:14:1: volume \"b\" has a collection, and its image is a file: a collection is a directory's (leave `collection` out, or put the image into a directory that has one)",
+        ]
+    );
+}
+
+#[test]
+fn a_volume_with_a_format_says_all_that_an_image_needs() {
+    let of = |words: &str| {
+        let text = format!(
+            "backend \"host\" \"d\" {{\n  path = \"/srv\"\n}}\nvolume \"x\" {{\n  backend = \"d\"\n  {words}\n}}\n"
+        );
+        read(&[("agent.hcl", &text)], &[]).map_or_else(|invalid| invalid.to_string(), |_| "taken".to_owned())
+    };
+    let mode = "access_mode = \"single-node-writer\"\n";
+    for (words, wanted) in [
+        (format!("format = \"ext4\"\nsize = \"16MiB\"\n{mode}"), "taken"),
+        (
+            "format = \"ext4\"\nsize = \"16MiB\"".to_owned(),
+            "agent.hcl:6:12: a volume with a format is attached by one node at a time (write access_mode = \"single-node-writer\")",
+        ),
+        (
+            "format = \"ext4\"\nsize = \"16MiB\"\naccess_mode = \"single-node-reader-only\"".to_owned(),
+            "agent.hcl:6:12: a volume with a format is attached by one node at a time (write access_mode = \"single-node-writer\")",
+        ),
+        (
+            format!("format = \"xfs\"\n{mode}"),
+            "agent.hcl:6:12: a volume with a format needs a size (write size = \"10GiB\")",
+        ),
+        (
+            format!("format = \"xfs\"\nsize = \"299MiB\"\n{mode}"),
+            "agent.hcl:6:12: 299MiB is too small for xfs (the least is 300MiB)",
+        ),
+        (
+            format!("format = \"ext4\"\nsize = \"10GB\"\n{mode}"),
+            "agent.hcl:6:12: the size of a volume with a format is a whole number of MiB, and 9765625KiB is none (write size = \"9537MiB\")",
+        ),
+        (
+            format!("format = \"ext3\"\nsize = \"1GiB\"\n{mode}"),
+            "agent.hcl:6:12: \"ext3\" is not a file system that an image can have (did you mean \"ext4\"?)",
+        ),
+    ] {
+        assert_eq!(of(&words), wanted, "{words}");
+    }
+}
+
+#[test]
 fn what_must_hold_between_blocks_is_checked() {
     let text = "backend \"host\" \"disk\" {\n  path = \"/srv\"\n  dynamic = true\n}\n\
         backend \"host\" \"more\" {\n  path = \"/mnt\"\n  dynamic = true\n}\n\

@@ -1,6 +1,7 @@
 //! What is told of every volume.
 
 use super::*;
+use crate::config::BackendKind;
 
 impl Reconciler {
     pub(super) fn list_volumes(&self) -> VolumeList {
@@ -53,11 +54,22 @@ impl Reconciler {
 
     fn tell_volume(&self, placed: &Placed, defined: DefinedBy, place: String) -> VolumeStatus {
         let volume = within_source(placed);
-        let (size_enforced, size_reason) = self.find_enforcement(&volume, &backend::key_of(&placed.backend));
+        let key = backend::key_of(&placed.backend);
+        let (backend, path, size_enforced, size_reason) = match &placed.backend.kind {
+            // The file, whether or not it was ever attached here.
+            BackendKind::Image(image) => {
+                let (_, reason) = self.find_enforcement(&volume, &key);
+                (&image.parent.name, &image.path, Enforcement::Enforced, reason)
+            }
+            _ => {
+                let (enforced, reason) = self.find_enforcement(&volume, &key);
+                (&placed.backend.name, &placed.volume.path, enforced, reason)
+            }
+        };
         VolumeStatus {
             name: volume.name.clone(),
-            backend: placed.backend.name.clone(),
-            path: placed.volume.path.display().to_string(),
+            backend: backend.clone(),
+            path: path.display().to_string(),
             access_mode: name_of(AccessMode::default()).to_owned(),
             read_only: volume.read_only,
             size: volume.size,

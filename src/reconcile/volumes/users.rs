@@ -28,6 +28,18 @@ impl Reconciler {
         refuse_users(&format!("volume {name:?} is in use"), so, &users)
     }
 
+    /// Refuses to move the file of an image that is attached, or may be.
+    pub(super) fn refuse_if_attached(&self, placed: &Placed) -> Result<(), Refusal> {
+        let source = self.sources.get(&backend::key_of(&placed.backend));
+        if source
+            .is_none_or(|source| matches!(source.state, State::Detached | State::Failed(..)) && !source.is_recalled)
+        {
+            return Ok(());
+        }
+        let message = format!("volume {:?} is not deleted: its image is attached still", placed.volume.name);
+        Err(refusal(Kind::TryAgain, message).hint("it is let go soon after its last task; see `saddlebag status`"))
+    }
+
     /// Refuses to delete a directory that another volume has a part in, or somebody uses by another name.
     pub(super) fn refuse_if_shared(&self, placed: &Placed) -> Result<(), Refusal> {
         let (name, key) = (&placed.volume.name, backend::key_of(&placed.backend));
@@ -38,7 +50,7 @@ impl Reconciler {
         let users = self.find_users(|binding| concerns(&binding.source, &binding.volume.path));
         refuse_users(&format!("the directory of volume {name:?} is in use"), "it cannot be deleted", &users)?;
         for defined in self.registry.defined().filter(|defined| defined.volume.name != *name) {
-            let Some(other) = self.registry.place(&defined.volume) else { continue };
+            let Some(other) = self.registry.place_file(&defined.volume) else { continue };
             if backend::key_of(&other.backend) == key && within_source(&other).path.starts_with(&path) {
                 let message = format!(
                     "volume {name:?} cannot be deleted: volume {:?} (defined at {}) lies in its directory",

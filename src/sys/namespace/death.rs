@@ -8,8 +8,10 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
-use crate::sys::descriptors;
+use crate::sys::{descriptors, identity, loop_device};
 
+/// XFS_SUPER_MAGIC of linux/magic.h.
+const XFS_MAGIC: rustix::fs::FsWord = 0x5846_5342;
 /// The thread's stack, in bytes.
 const STACK: usize = 64 << 10;
 
@@ -58,8 +60,14 @@ pub fn is_deaths(errno: i32) -> bool {
 }
 
 fn is_dead(fd: BorrowedFd<'_>) -> bool {
+    // A file system on a loop device of which nothing is left answers from memory, and is dead all the same.
+    if identity::identify(fd).is_ok_and(|found| loop_device::is_disarmed(found.device)) {
+        return true;
+    }
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     match rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS) {
+        // An XFS says so of a file's attributes once it was shut down, and never before (xfs_vn_getattr).
+        Err(Errno::IO) => rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type == XFS_MAGIC),
         Err(errno) if is_deaths(errno.raw_os_error()) => is_unattended(fd),
         // A program that has lost one directory says so of that directory, and lives.
         Err(errno) if DEAD.contains(&errno) => !matches!(ask_program(fd), Ok(_) | Err(Errno::NODATA)),

@@ -1,0 +1,96 @@
+//! Making an image larger, also while it is used: the file, its loop device, and the file system, in this order. Each step
+//! can be done again, so whoever was killed in between is followed by one that goes on.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use super::create::read_superblock;
+use super::error::ImageError;
+use super::site::{Opened, Site};
+use super::superblock::{Seen, Superblock};
+use super::tools::{RESIZE2FS, XFS_GROWFS};
+use crate::config::Format;
+use crate::sys::loop_device::LoopDevice;
+
+/// How long a file system may take to grow.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// A file system may leave so much at its end unused, where it does not make a group of its own.
+const SLACK: u64 = 4 << 20;
+/// The capability's number (linux/capability.h).
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// Gives an image that is not attached yet the length that its definition says.
+///
+/// # Errors
+/// [`ImageError::Shrunk`], or what the backend says.
+pub fn lengthen(wanted: u64, opened: &mut Opened, site: &Site) -> Result<(), ImageError> {
+    let has = opened.length;
+    if has > wanted {
+        return Err(ImageError::Shrunk { path: site.path(), has, wanted });
+    }
+    if has < wanted {
+        opened.file.set_len(wanted).map_err(ImageError::call("make the image longer"))?;
+        opened.length = wanted;
+    }
+    Ok(())
+}
+
+/// Makes the file system of an image as large as its device before it is mounted, where that cannot be done afterwards: an
+/// ext4 grows while it is mounted only for who has CAP_SYS_RESOURCE. It is checked first, as resize2fs(8) demands.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn grow_unmounted(
+    superblock: &Superblock,
+    length: u64,
+    device: &LoopDevice,
+    site: &Site,
+) -> Result<(), ImageError> {
+    if superblock.format != Format::Ext4 || superblock.size + SLACK > length || may_grow_mounted() {
+        return Ok(());
+    }
+    super::check::check_whole(device, site)?;
+    RESIZE2FS.succeed(&[device.path().as_os_str()], PATIENCE)?;
+    tracing::info!(image = %site.path().display(), from = superblock.size, to = length, "the image has grown");
+    Ok(())
+}
+
+/// Whether this process has CAP_SYS_RESOURCE (capabilities(7)).
+fn may_grow_mounted() -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & (1 << CAP_SYS_RESOURCE) != 0)
+}
+
+/// Makes the image, its device and its mounted file system as large as its definition says; smaller is never done.
+///
+/// # Errors
+/// [`ImageError`]; what was attached is attached still, and no smaller.
+pub fn grow(
+    size: u64,
+    opened: &Opened,
+    device: &LoopDevice,
+    mount_point: &Path,
+    site: &Site,
+) -> Result<(), ImageError> {
+    let mut length = opened.length;
+    let is_longer = length < size;
+    if is_longer {
+        length = size;
+        opened.file.set_len(length).map_err(ImageError::call("make the image longer"))?;
+    }
+    device.follow_length().map_err(ImageError::call("make the image's loop device longer"))?;
+    let mut blocks = File::open(device.path()).map_err(ImageError::call("open the image's loop device"))?;
+    let Seen::Known(found) = read_superblock(&mut blocks)? else { return Ok(()) };
+    if !is_longer && found.size + SLACK > length {
+        return Ok(());
+    }
+    match found.format {
+        Format::Ext4 => RESIZE2FS.succeed(&[device.path().as_os_str()], PATIENCE)?,
+        Format::Xfs => XFS_GROWFS.succeed(&[OsStr::new("-d"), mount_point.as_os_str()], PATIENCE)?,
+    }
+    tracing::info!(image = %site.path().display(), from = found.size, to = length, "the image has grown");
+    Ok(())
+}
