@@ -279,7 +279,7 @@ fn an_image_grows_while_it_is_used_and_never_shrinks() {
             let first = images.attach(small, &more).unwrap();
             let size = |mounted: &Mounted| {
                 let found = rustix::fs::statvfs(&mounted.attached.root).unwrap();
-                found.f_blocks * found.f_frsize >> 20
+                (found.f_blocks * found.f_frsize) >> 20
             };
             let mut open = File::create(first.path("open")).unwrap();
             open.write_all(b"before").unwrap();
@@ -314,7 +314,7 @@ const CAP_SYS_RESOURCE: u32 = 24;
 fn has_capability(number: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-    u64::from_str_radix(effective.trim(), 16).unwrap() >> number & 1 == 1
+    (u64::from_str_radix(effective.trim(), 16).unwrap() >> number) & 1 == 1
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn what_is_deleted_in_an_image_takes_no_room_on_its_backend_any_more() {
     in_private_namespace(|| {
         let images = Images::new();
         let mounted = images.ext4("128MiB");
-        let used = || fs::metadata(images.image()).unwrap().blocks() * 512 >> 20;
+        let used = || (fs::metadata(images.image()).unwrap().blocks() * 512) >> 20;
         write_synced(&mounted.path("large"), &"x".repeat(64 << 20));
         assert!(used() >= 64, "{} MiB", used());
         fs::remove_file(mounted.path("large")).unwrap();

@@ -79,11 +79,10 @@ impl Image {
         let known = devices::find(&site.name, &tag, mounted.as_ref().and_then(|at| loop_device::number_of(at.device)))?;
         if let Some(opened) = &opened
             && let Some(device) = devices::find_present(&known, opened, &tag, &site)?
+            && let Some(attached) = self.take_over(place, device, mounted.as_ref())?
         {
-            if let Some(attached) = self.take_over(place, device, mounted.as_ref())? {
-                warn_of(grow::grow(settings.size, opened, device, &place.mount_point, &site), &site);
-                return Ok(attached);
-            }
+            warn_of(grow::grow(settings.size, opened, device, &place.mount_point, &site), &site);
+            return Ok(attached);
         }
         // Whatever else is there of this source is of a former file or a former mount of the parent.
         devices::take_away(&known, &tag, place, look_at_mount(place)?.as_ref())?;
