@@ -68,6 +68,8 @@ fn a_size_is_kept_by_the_volumes_own_mount_and_more_room_comes_while_it_runs() -
         cache: cluster.directory().join("small.cache"),
         socket,
         is_trial: false,
+        beneath: None,
+        may_create: true,
     };
     let identity = identity::identify(root.as_fd()).context("the mount")?;
     let attached = Attached { root: mount.clone(), identity, pid: None, found: true, may_cross: false };
