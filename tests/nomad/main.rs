@@ -22,6 +22,7 @@ mod mending;
 mod metrics;
 mod promises;
 mod refusals;
+mod seaweedfs;
 mod secured;
 mod soak;
 mod sockets;
