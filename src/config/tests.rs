@@ -113,13 +113,18 @@ fn every_key_is_taken() {
           path        = "/pg/data"
           create      = true
           size        = "20GiB"
-          format      = "xfs"
           access_mode = "single-node-writer"
           owner       = "70:71"
           mode        = "0750"
           nosuid      = false
           nodev       = false
           noexec      = true
+        }
+        volume "image" {
+          backend     = "disk"
+          format      = "xfs"
+          size        = "1GiB"
+          access_mode = "single-node-writer"
         }
         policy {
           allow_url = ["host:///srv/shared/", "seaweedfs://10.0.0.1:8888/buckets"]
@@ -167,7 +172,7 @@ fn every_key_is_taken() {
             path: PathBuf::from("pg/data"),
             create: true,
             size: Some(20 << 30),
-            format: Some(crate::config::Format::Xfs),
+            format: None,
             read_only: false,
             access_mode: AccessMode::SingleNodeWriter,
             owner: Some((70, 71)),
@@ -178,6 +183,8 @@ fn every_key_is_taken() {
             noexec: true,
         }
     );
+    let image = &config.volumes["image"];
+    assert_eq!((image.format, image.path.to_str()), (Some(crate::config::Format::Xfs), Some("image.img")));
     let prefixes: Vec<String> = config.policy.allow_url.iter().map(ToString::to_string).collect();
     assert_eq!(prefixes, ["host:///srv/shared/", "seaweedfs://10.0.0.1:8888/buckets"]);
 }
