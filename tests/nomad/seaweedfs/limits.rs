@@ -2,9 +2,10 @@
 
 use crate::faults::scene::{Writer, logged, seaweedfs, source};
 use crate::support::{Cluster, Plan, World, require};
+use anyhow::Context as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -75,4 +76,44 @@ fn a_cache_stays_within_its_default_capacity_whatever_is_read_and_written() -> a
     assert_eq!(source(&world, "far")?["state"], "attached");
     assert_eq!(logged(&world, "some of what is asked of the source fails")?, 0);
     writer.assert_whole(&world)
+}
+
+#[test]
+fn what_waits_for_a_volume_server_stays_within_the_write_buffer_and_goes_on_when_it_is_back() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let cluster = Cluster::start(Plan::default())?;
+    let world = World::new("buffer")?;
+    let cache = world.directory().join("cache");
+    std::fs::create_dir(&cache)?;
+    let options = format!("  write_buffer_size = \"64MiB\"\n  cache_dir = \"{}\"", cache.display());
+    world.start_agent(&seaweedfs(&world, &cluster.filers(), "far", &options)?)?;
+    let writer = Writer::launch_patient(&world, "exec", "far-0")?.wait(&world)?;
+    let large = writer.place(&world).join("large");
+
+    cluster.end("volume0", "KILL")?;
+    // Nothing of it is synced: it goes where there is room for it, and then it waits. A process of its own, since whatever
+    // this one starts has its files too, and closes them.
+    let mut dd = Command::new("dd");
+    dd.args(["if=/dev/zero", "bs=1M", "count=192"]).arg(format!("of={}", large.display()));
+    let filling = dd.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let waits = |pid: u32| -> anyhow::Result<u64> {
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        Ok(line.context("what it has written")?.parse::<u64>()? / MIB)
+    };
+    let (most, written) = most_of(&cache, || {
+        std::thread::sleep(Duration::from_secs(6));
+        waits(filling.id())
+    });
+    let written = written?;
+    assert!((32..=80).contains(&written), "{written} MiB were taken for a buffer of 64 MiB");
+    assert!(most <= (128 + 64 + 16) * MIB, "{} MiB in a cache of 128 MiB and a buffer of 64 MiB", most / MIB);
+    cluster.start_server("volume0")?;
+    cluster.wait_until_it_stores()?;
+    let said = filling.wait_with_output()?;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(std::fs::metadata(&large)?.len(), 192 * MIB);
+    let before = writer.records(&world)?.len();
+    writer.wait_for_more(&world, before)?;
+    writer.assert_kept(&world)
 }

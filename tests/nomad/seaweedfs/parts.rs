@@ -28,7 +28,7 @@ fn a_filer_that_goes_is_replaced_by_another_of_the_list_and_comes_back_with_noth
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let cluster = Cluster::start(Plan { filers: 2, ..Plan::default() })?;
     let world = world_on(&cluster, "filers", "")?;
-    let writing = writers(&world, "far", Writer::launch_patient)?;
+    let writing = writers(&world, "far", Writer::launch)?;
     let weed = pid_of(&wait_source(&world, "far", &["attached"])?)?;
     // Each is away in turn, so that each has taken the other's place.
     for filer in ["filer0", "filer1"] {
@@ -40,7 +40,7 @@ fn a_filer_that_goes_is_replaced_by_another_of_the_list_and_comes_back_with_noth
         go_on(&world, &writing, &format!("with {filer} again"))?;
     }
     for writer in &writing {
-        writer.assert_kept(&world)?;
+        writer.assert_whole(&world)?;
     }
     assert_eq!(pid_of(&source(&world, "far")?)?, weed, "the same program");
     Ok(())
