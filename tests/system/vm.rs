@@ -53,7 +53,7 @@ fn a_hard_power_off_loses_nothing_that_was_acknowledged_and_each_task_finds_its_
 }
 
 /// Waits until so many records of a job are known outside the machine.
-fn wait_for_acknowledged(node: &Node<Qemu>, job: &str, count: usize) -> anyhow::Result<()> {
+pub fn wait_for_acknowledged(node: &Node<Qemu>, job: &str, count: usize) -> anyhow::Result<()> {
     node.machine.wait(&format!("{count} records of {job} are acknowledged"), || {
         let lines = node.machine.acknowledged()?;
         Ok((lines.iter().filter(|line| line.starts_with(job)).count() >= count).then_some(()))
@@ -61,7 +61,7 @@ fn wait_for_acknowledged(node: &Node<Qemu>, job: &str, count: usize) -> anyhow::
 }
 
 /// Every record that its task knew to be on disk is in the volume's log.
-fn assert_all_there(job: &str, volume: &str, acknowledged: &[String], log: &str) -> anyhow::Result<()> {
+pub fn assert_all_there(job: &str, volume: &str, acknowledged: &[String], log: &str) -> anyhow::Result<()> {
     let found: Vec<&str> = log.lines().collect();
     let records = acknowledged.iter().filter_map(|line| line.strip_prefix(job)?.strip_prefix(' '));
     let lost: Vec<&str> = records.filter(|record| !found.contains(record)).collect();

@@ -3,6 +3,7 @@
 //!
 //! A machine takes minutes to boot where nothing accelerates it, so all of it is one story.
 
+use super::{assert_all_there, wait_for_acknowledged};
 use crate::machine::Machine as _;
 use crate::node::{Node, With};
 use crate::qemu::Qemu;
@@ -72,13 +73,22 @@ const NAS: &str = "198.51.100.2";
 const OLD: &str = "198.51.100.6";
 
 #[test]
-fn an_nfs_export_is_mounted_as_it_was_asked_for_and_its_walk_through_runs_as_it_stands() -> anyhow::Result<()> {
+fn an_nfs_server_may_be_away_or_replaced_and_nothing_that_was_acknowledged_is_lost() -> anyhow::Result<()> {
     require!("root", "qemu-system-x86_64", "nomad", "cargo-deb");
     let commands = read_walk_through()?;
     ensure!(commands.len() == 13, "{commands:?}");
     let node = boot()?;
-    the_walk_through_runs_as_it_stands(&node, commands)?;
-    every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(&node).map(drop)
+    let mut failures = Vec::new();
+    // A boot is dear: what fails is noted, and the rest is looked at too.
+    let mut note = |outcome: anyhow::Result<()>| failures.extend(outcome.err().map(|error| format!("{error:#}")));
+    note(the_walk_through_runs_as_it_stands(&node, commands));
+    note(every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(&node).map(drop));
+    jobs_share_one_mount_of_the_export(&node)?;
+    note(a_dead_server_holds_up_its_own_volumes_only(&node));
+    note(a_replaced_server_is_mounted_anew_under_its_tasks(&node));
+    note(an_agent_in_another_network_mounts_in_the_hosts(&node));
+    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Ok(())
 }
 
 fn boot() -> anyhow::Result<Node<Qemu>> {
@@ -178,6 +188,21 @@ fn configure(node: &Node<Qemu>, more: &str) -> anyhow::Result<()> {
     node.machine.run("saddlebag config validate; systemctl restart saddlebag").map(drop)
 }
 
+/// What `status` says of the source of a backend.
+fn source(node: &Node<Qemu>, name: &str) -> anyhow::Result<Value> {
+    let status = node.status()?;
+    let found = status["sources"].as_array().into_iter().flatten().find(|source| source["name"] == name).cloned();
+    found.with_context(|| format!("the source {name}: {status:#}"))
+}
+
+/// Where a backend's export is mounted, once it is.
+fn mounted(node: &Node<Qemu>, name: &str) -> anyhow::Result<String> {
+    node.machine.wait(&format!("{name} is mounted"), || {
+        let Ok(source) = source(node, name) else { return Ok(None) };
+        Ok((source["state"] == "attached").then(|| source["mount_point"].as_str().unwrap_or_default().to_owned()))
+    })
+}
+
 /// The line of the mount table at a place: device, type and options.
 fn listed(node: &Node<Qemu>, at: &str) -> anyhow::Result<(String, String, String)> {
     let line = node.machine.run(&format!("awk '$5 == \"{at}\"' /proc/1/mountinfo | tail -n 1"))?;
@@ -213,6 +238,7 @@ fn every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(
             backend("nobody", NAS, "/srv/export", "port = 2050"),
             "no connection to NFS server 198.51.100.2 (port 2050)",
         ),
+        ("portmapper", backend("portmapper", NAS, "/srv/export", "port = 111"), "is no NFS server"),
         ("secret", backend("secret", NAS, "/srv/export", "sec = \"krb5\""), "rpc.gssd is not running"),
     ];
     let more: String = wanted
@@ -263,4 +289,151 @@ fn every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(
         ensure!(source["state"] != "attached" && said.contains(reason), "{name}: {said}");
     }
     Ok(places)
+}
+
+/// The log of a volume on the server's own disk.
+fn stored(node: &Node<Qemu>, disk: &str, volume: &str) -> anyhow::Result<String> {
+    node.machine.run(&format!("cat /srv/disks/{disk}/{volume}/log"))
+}
+
+fn count(node: &Node<Qemu>, disk: &str, volume: &str) -> usize {
+    stored(node, disk, volume).unwrap_or_default().lines().count()
+}
+
+fn jobs_share_one_mount_of_the_export(node: &Node<Qemu>) -> anyhow::Result<()> {
+    for (job, driver, volume) in [
+        ("raw-nas", "raw_exec", "raw"),
+        ("exec-nas", "exec", "inside"),
+        ("leaver-nas", "raw_exec", "leaver"),
+        ("raw-near", "raw_exec", "near"),
+    ] {
+        node.register(job, driver, volume)?;
+    }
+    for job in ["raw-nas", "exec-nas", "leaver-nas", "raw-near"] {
+        wait_for_acknowledged(node, job, 5)?;
+    }
+    node.wait_for_mounted(4)?;
+    let at = mounted(node, "nas")?;
+    let (device, ..) = listed(node, &at)?;
+    let seen = node.machine.run(&format!("awk '$3 == \"{device}\" {{ print $5 }}' /proc/1/mountinfo | sort -u"))?;
+    ensure!(seen.lines().count() == 4, "the export and three bindings of it: {seen}");
+    node.assert_nothing_beneath()?;
+    for (volume, job) in [("raw", "raw-nas"), ("inside", "exec-nas")] {
+        let acknowledged = node.machine.acknowledged()?;
+        assert_all_there(job, volume, &acknowledged, &stored(node, "first", volume)?)?;
+    }
+    // Not more than the one mount of its own volume.
+    ensure!(node.seen_by_task("exec-nas")?.len() == 1, "{:?}", node.seen_by_task("exec-nas")?);
+    Ok(())
+}
+
+fn a_dead_server_holds_up_its_own_volumes_only(node: &Node<Qemu>) -> anyhow::Result<()> {
+    node.machine.run("nfs-host nas cut")?;
+    node.machine.wait("the source is said to hang", || Ok((source(node, "nas")?["state"] == "hung").then_some(())))?;
+    let (before, near) = (count(node, "first", "raw"), node.records("near").len());
+    // A hook ends at its deadline, with the reason.
+    node.register("late-nas", "raw_exec", "late")?;
+    let alloc = node.machine.wait("the hook of a new job ends", || {
+        let Ok(alloc) = node.allocation("late-nas") else { return Ok(None) };
+        let has_ended = alloc["TaskStates"]["storage"]["Events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|event| event["Type"] == "Terminated");
+        Ok(has_ended.then(|| alloc["ID"].as_str().unwrap_or_default().to_owned()))
+    })?;
+    let said = node.machine.run(&format!("cat /var/lib/nomad/alloc/{alloc}/alloc/logs/storage.stderr.0"))?;
+    ensure!(said.contains("did not answer within") && said.contains("nas"), "{said}");
+    node.ask_nomad("DELETE", "/job/late-nas?purge=true", "")?;
+    // A task that waits for it can be ended, and its volume is taken away without asking anybody.
+    node.ask_nomad("DELETE", "/job/leaver-nas?purge=true", "")?;
+    node.machine
+        .wait("the volume of an ended task is unmounted", || Ok((node.bindings()?.len() == 3).then_some(())))?;
+    // All that time the agent answers at once, and other volumes are written to.
+    node.machine.run("timeout 20 saddlebag status >/dev/null; timeout 20 saddlebag volume --help >/dev/null")?;
+    ensure!(node.records("near").len() > near + 5, "the volume of another backend goes on");
+    ensure!(count(node, "first", "raw") == before, "nothing can have come to the server");
+    node.machine.run("nfs-host nas join")?;
+    for volume in ["raw", "inside"] {
+        let before = count(node, "first", volume);
+        node.machine.wait(&format!("{volume} is written to again"), || {
+            Ok((count(node, "first", volume) > before + 3).then_some(()))
+        })?;
+    }
+    node.machine
+        .wait("the source is sound again", || Ok((source(node, "nas")?["state"] == "attached").then_some(())))?;
+    assert_nothing_lost(node, "first")
+}
+
+/// What tasks know to be on disk is on the server's, and no task was restarted.
+fn assert_nothing_lost(node: &Node<Qemu>, disk: &str) -> anyhow::Result<()> {
+    let acknowledged = node.machine.acknowledged()?;
+    for (job, volume) in [("raw-nas", "raw"), ("exec-nas", "inside")] {
+        let log = stored(node, disk, volume)?;
+        assert_all_there(job, volume, &acknowledged, &log)?;
+        let numbers: Vec<u64> = log.lines().filter_map(|line| line.parse().ok()).collect();
+        ensure!(numbers.len() == log.lines().count() && numbers.is_sorted(), "{volume}: {log}");
+        ensure!(node.restarts(job)? == 0, "{job} was restarted");
+    }
+    Ok(())
+}
+
+fn a_replaced_server_is_mounted_anew_under_its_tasks(node: &Node<Qemu>) -> anyhow::Result<()> {
+    let at = mounted(node, "nas")?;
+    let (former, ..) = listed(node, &at)?;
+    // The same address and the same path, another file system: what was on the old disks was brought there.
+    node.machine.run(
+        "nfs-host nas stop
+         cp -a /srv/disks/first /srv/disks/second
+         nfs-host nas start second 2",
+    )?;
+    for volume in ["raw", "inside"] {
+        let before = count(node, "second", volume);
+        node.machine.wait(&format!("{volume} is written to on the new server"), || {
+            Ok((count(node, "second", volume) > before + 3).then_some(()))
+        })?;
+    }
+    let (now, ..) = listed(node, &mounted(node, "nas")?)?;
+    ensure!(former != now, "another superblock: {former} {now}");
+    // On the host and in the container every binding is of the new one.
+    for table in ["/proc/1/mountinfo".to_owned(), format!("/proc/{}/mountinfo", writer_of(node, "exec-nas")?)] {
+        let script = format!("awk '$5 ~ /\\/vol$/ && / - nfs4 / {{ print $3 }}' {table} | sort -u");
+        let found = node.machine.run(&script)?;
+        ensure!(found.trim() == now, "{table}: {found}, not {now}");
+    }
+    ensure!(!node.machine.holds("test -e /var/lib/saddlebag/sources/*.new"), "what was beside is taken away");
+    node.wait_for_mounted(3)?;
+    node.assert_nothing_beneath()?;
+    assert_nothing_lost(node, "second")?;
+    let alloc = node.allocation("exec-nas")?["ID"].as_str().context("an id")?.to_owned();
+    let explained = node.machine.run(&format!("saddlebag explain {alloc}"))?;
+    ensure!(explained.contains("mended after: its mount died"), "{explained}");
+    Ok(())
+}
+
+/// A process of a job's task.
+fn writer_of(node: &Node<Qemu>, job: &str) -> anyhow::Result<String> {
+    let script = format!(
+        "for pid in $(pgrep -f /opt/tasks/writer); do
+           if tr '\\0' '\\n' </proc/$pid/environ | grep -qx NOMAD_JOB_NAME={job}; then echo $pid; break; fi; done"
+    );
+    Ok(node.machine.run(&script)?.trim().to_owned())
+}
+
+fn an_agent_in_another_network_mounts_in_the_hosts(node: &Node<Qemu>) -> anyhow::Result<()> {
+    let configuration = format!(
+        "state_dir = \"/var/lib/elsewhere\"\nrun_dir = \"/run/elsewhere\"\n{}",
+        backend("elsewhere", NAS, "/srv/export", "")
+    );
+    node.machine.write("/root/elsewhere.hcl", &configuration)?;
+    // There is no way from there to the server.
+    node.machine.run(
+        "ip netns add elsewhere
+         ! nsenter --net=/run/netns/elsewhere ip route get 198.51.100.2 2>/dev/null
+         systemd-run --quiet --unit=elsewhere nsenter --net=/run/netns/elsewhere saddlebag agent --config /root/elsewhere.hcl",
+    )?;
+    let is_mounted = "awk '$5 ~ \"^/var/lib/elsewhere/sources/\" { print $5 }' /proc/1/mountinfo | grep -q .";
+    node.machine.wait_for("it is mounted by way of the host's network", is_mounted)?;
+    node.machine.wait_for("it answers", "ls /var/lib/elsewhere/sources/*/raw/log")?;
+    node.machine.run("systemctl stop elsewhere").map(drop)
 }
