@@ -1,7 +1,7 @@
 //! A mount program that has too little memory, and one whose cache is full.
 
 use super::scene::{Writer, bindings, local, logged, pid_of, seaweedfs, source, wait_mounted, wait_source};
-use crate::support::{PATIENCE, World, require};
+use crate::support::{PATIENCE, World, require, tool};
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use std::path::PathBuf;
@@ -66,12 +66,14 @@ fn overload(world: &World) -> anyhow::Result<()> {
     // Where it ends before it is given anything, that is an end too.
     let made = std::fs::create_dir_all(&folder);
     anyhow::ensure!(made.is_ok() || has_ended(), "{}: {made:?}", folder.display());
+    // What is in memory already: where each byte has to be made first, a busy machine sends it off as fast as it comes.
+    let from = format!("if={}", tool("weed").context("no weed")?.display());
     world.wait_until("a mount program that is out of memory", PATIENCE * 2, || {
         let mut writing = Vec::new();
         for number in 0..8 {
             let file = format!("of={}/{number}", folder.display());
             let mut dd = Command::new("dd");
-            dd.args(["if=/dev/urandom", &file, "bs=1M", "count=48"]);
+            dd.args([&from, &file, "bs=1M", "count=48"]);
             writing.push(dd.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         }
         for mut dd in writing {
