@@ -4,6 +4,7 @@
 //! container may not be allowed to use it.
 
 pub(super) mod disks;
+mod images;
 mod kernel;
 mod limits;
 
@@ -22,6 +23,8 @@ pub(super) fn look(config: &Config, tell: &mut Teller) {
     tell.found(memory_limits(config));
     limits::look(config, tell);
     disks::look(config, tell);
+    tell.begin("images");
+    images::look(config).into_iter().for_each(|check| tell.found(check));
     tell.begin("clock");
     tell.found(look_at_clock());
 }
