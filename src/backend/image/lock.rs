@@ -1,6 +1,6 @@
 //! The lock on an image: a range of bytes far beyond its end, of the open file description that its loop device has. It is
 //! held for exactly as long as the device is bound, whatever becomes of the agent; and on NFS and GlusterFS by the whole
-//! cluster. A SeaweedFS mount keeps locks to itself.
+//! cluster. On a SeaweedFS there is none ([`none`]).
 //!
 //! All of the range is taken, which shows that nobody has a byte of it, and then all is given back but the byte of the
 //! device's own number. So a device that was emptied ([`super::devices`]) and is still held by some container, with its
@@ -46,6 +46,17 @@ pub fn take(opened: &Opened, former: &[u32], site: &Site) -> Result<Lock, ImageE
     }
     // A copy of the descriptor: the description, and so the lock, is the same.
     Ok(Lock { file: opened.file.try_clone().map_err(failed())?, is_supported })
+}
+
+/// No lock, for a file system that would keep it when the description is gone: `weed mount` 4.48 does, until it ends. (The
+/// kernel's FUSE tells it of no owner but the closing process's table of files.) It keeps locks to itself, so that one
+/// would prove nothing of another machine; of this one the loop devices tell.
+///
+/// # Errors
+/// Where the descriptor cannot be copied.
+pub fn none(opened: &Opened) -> Result<Lock, ImageError> {
+    let file = opened.file.try_clone().map_err(ImageError::call("copy the image's descriptor"))?;
+    Ok(Lock { file, is_supported: false })
 }
 
 impl Lock {

@@ -38,7 +38,7 @@ use self::superblock::{Seen, Superblock};
 use super::mount_point::{look_at, make_private, with_parent};
 use super::probe::Question;
 use super::{AttachError, Attached, Backend, DetachError, Enforcement, Place, SizeError};
-use crate::config::{Format, ImageBackend};
+use crate::config::{BackendKind, Format, ImageBackend};
 use crate::sys::identity::{self, Identity};
 use crate::sys::loop_device::{self, LoopDevice};
 use crate::sys::mount::{Flags, MountError};
@@ -147,7 +147,10 @@ impl Image {
         tag: &str,
     ) -> Result<Attached, ImageError> {
         let settings = &self.settings;
-        let lock = lock::take(opened, &devices::disarmed_numbers(known, tag), site)?;
+        let lock = match self.settings.parent.kind {
+            BackendKind::Seaweedfs(_) => lock::none(opened)?,
+            _ => lock::take(opened, &devices::disarmed_numbers(known, tag), site)?,
+        };
         let superblock = self.recognise(opened, site)?;
         grow::lengthen(settings.size, opened, site)?;
         let block_size = u32::try_from(superblock.sector_size.min(BLOCK_SIZE)).unwrap_or(512);
