@@ -441,6 +441,7 @@ Sources
 Source   Kind       State     Volumes  Memory   Age  Mounted at
 main     seaweedfs  attached  2        117 MiB  59s  /run/saddlebag/sources/main
 archive  seaweedfs  failed    0        -        5s   -
+One mount serves: notes, pgdata
 
 Volumes
 Volume  Alloc     Job      Task      Source  Access      Size            State    Age
