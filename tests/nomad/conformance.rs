@@ -55,5 +55,18 @@ macro_rules! conform_with_a_server {
 }
 
 conform_without_a_server!(host, super::kinds::Host);
+conform_without_a_server!(image_on_host, super::kinds::Image<super::kinds::Host>);
+// Where the filer's servers go, an image's file system meets errors and is attached anew, which the plain volume is not.
+conform!(
+    image_on_seaweedfs,
+    super::kinds::Image<super::kinds::Seaweedfs>,
+    agent_and_guard_are_killed_and_no_task_sees_it,
+    mounts_are_back_after_a_reboot_before_nomad_is,
+    nothing_is_unmounted_while_nomad_is_away,
+    a_purge_and_a_collection_leave_the_data_and_nothing_else,
+    a_volume_that_is_not_there_is_refused_with_nothing_half_done,
+    a_killed_mount_program_is_mended_on_the_host_and_in_containers,
+    a_mount_program_that_is_missing_is_named,
+);
 conform_with_a_server!(seaweedfs, super::kinds::Seaweedfs);
 conform_with_a_server!(gluster, crate::support::Gluster);

@@ -100,7 +100,7 @@ macro_rules! workloads_on {
     )+ };
 }
 
-workloads_on!(host with Holds, seaweedfs with IsMeasured);
+workloads_on!(host with Holds, seaweedfs with IsMeasured, image with Holds);
 
 /// A file system is tortured, without databases.
 mod gluster {
@@ -145,4 +145,4 @@ macro_rules! mounts_lost_on {
     };
 }
 
-mounts_lost_on!(seaweedfs);
+mounts_lost_on!(seaweedfs, image);

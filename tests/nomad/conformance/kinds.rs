@@ -141,3 +141,20 @@ impl Kind for Gluster {
         world.start_gluster().map(drop)
     }
 }
+
+/// A file system of its own in a file of another kind.
+pub struct Image<K>(K);
+
+impl<K: Kind> Kind for Image<K> {
+    const NAME: &'static str = "image";
+
+    const VOLUME: &'static str = "  format = \"ext4\"\n  size = \"64MiB\"\n  access_mode = \"single-node-writer\"";
+
+    fn start(world: &World) -> anyhow::Result<Self> {
+        K::start(world).map(Self)
+    }
+
+    fn backend(&self, world: &World, name: &str, options: &str) -> anyhow::Result<String> {
+        self.0.backend(world, name, options)
+    }
+}
