@@ -14,7 +14,7 @@ pub const SLEEPS: &str = "trap 'exit 0' TERM INT\nsleep 1000000 & wait\n";
 
 /// What the main task's shell does, and what else is said of the job.
 pub struct Plan<'a> {
-    /// After it has appended a line to `starts` in its volume, `$V`.
+    /// After it has appended a line to `starts` in its volume, `$V`, and has it on the storage.
     pub script: &'a str,
     pub kind: &'a str,
     pub kill_timeout: &'a str,
@@ -270,7 +270,7 @@ job "{job}" {{
         {shell}
         args = ["-ec", <<EOT
 V=$NOMAD_TASK_DIR/x
-echo "$NOMAD_ALLOC_ID" >> $V/starts
+echo "$NOMAD_ALLOC_ID" | dd of=$V/starts oflag=append conv=notrunc,fsync 2>/dev/null
 {script}
 EOT
         ]
