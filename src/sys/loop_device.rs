@@ -18,8 +18,8 @@ use rustix::io::Errno;
 pub const MAJOR: u32 = 7;
 /// How often another number is asked for, where somebody else was faster.
 const ATTEMPTS: usize = 64;
-/// What a disarmed device's first byte is of its file: beyond any file's end, so that nothing is left of it.
-const BEYOND: u64 = 1 << 60;
+/// What a disarmed device's first byte is of its file, in bytes: beyond any file's end, so that nothing is left of it.
+pub const BEYOND: u64 = 1 << 60;
 /// The longest tag that the kernel keeps.
 const LONGEST_TAG: usize = 63;
 

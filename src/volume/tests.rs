@@ -401,3 +401,19 @@ volume "other" {
     let larger = text.replace("10GiB", "20GiB");
     assert_eq!(crate::backend::key_of(&named(&larger, "pg").unwrap().backend), key);
 }
+
+#[test]
+fn images_of_one_name_on_backends_that_share_a_source_are_two() {
+    let blocks = ["one", "two"].map(|name| {
+        format!(
+            "backend \"seaweedfs\" \"{name}\" {{\n  filer = \"f:8888\"\n  path = \"/{name}\"\n}}\n\
+             volume \"of-{name}\" {{\n  backend = \"{name}\"\n  path = \"db\"\n  format = \"ext4\"\n  size = \"1GiB\"\n  \
+             access_mode = \"single-node-writer\"\n}}\n"
+        )
+    });
+    let text = blocks.concat();
+    let images = ["of-one", "of-two"].map(|name| named(&text, name).unwrap().backend);
+    let [one, two] = images.each_ref().map(|image| crate::backend::beneath(image).map(crate::backend::key_of));
+    assert_eq!(one, two, "one mount serves both backends");
+    assert_ne!(crate::backend::key_of(&images[0]), crate::backend::key_of(&images[1]));
+}

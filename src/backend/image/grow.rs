@@ -12,7 +12,7 @@ use super::site::{Opened, Site};
 use super::superblock::{Seen, Superblock};
 use super::tools::{RESIZE2FS, XFS_GROWFS};
 use crate::config::Format;
-use crate::sys::loop_device::LoopDevice;
+use crate::sys::loop_device::{self, LoopDevice};
 
 /// How long a file system may take to grow.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -20,6 +20,25 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const SLACK: u64 = 4 << 20;
 /// The capability's number (linux/capability.h).
 const CAP_SYS_RESOURCE: u32 = 24;
+
+/// Cuts off what a disarmed device may have put behind an image. A write that waited for its device while that was pointed
+/// beyond the file's end lands there, and makes the file that long where the backend allows it; nothing of the image's file
+/// system is there.
+///
+/// # Errors
+/// What the backend says.
+pub fn cut_stray(wanted: u64, superblock: &Superblock, opened: &mut Opened, site: &Site) -> Result<(), ImageError> {
+    let Some(length) = length_without_stray(opened.length, superblock.size, wanted) else { return Ok(()) };
+    opened.file.set_len(length).map_err(ImageError::call("cut off what lies beyond the image"))?;
+    tracing::warn!(image = %site.path().display(), from = opened.length, to = length, "a write of a former loop device beyond the image was cut off");
+    opened.length = length;
+    Ok(())
+}
+
+/// What remains of a file that is that long; none where it is whole.
+fn length_without_stray(length: u64, file_system: u64, wanted: u64) -> Option<u64> {
+    (length >= loop_device::BEYOND).then(|| wanted.max(file_system))
+}
 
 /// Gives an image that is not attached yet the length that its definition says.
 ///
@@ -93,4 +112,20 @@ pub fn grow(
     }
     tracing::info!(image = %site.path().display(), from = found.size, to = length, "the image has grown");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_where_a_disarmed_device_points_is_cut_off_and_nothing_of_the_file_system() {
+        let (mib, beyond) = (1 << 20, loop_device::BEYOND);
+        assert_eq!(length_without_stray(64 * mib, 64 * mib, 64 * mib), None);
+        // Somebody's larger image is refused, and not cut.
+        assert_eq!(length_without_stray(beyond - 1, 64 * mib, 64 * mib), None);
+        assert_eq!(length_without_stray(beyond + 4096, 64 * mib, 64 * mib), Some(64 * mib));
+        assert_eq!(length_without_stray(beyond, 64 * mib, 128 * mib), Some(128 * mib));
+        assert_eq!(length_without_stray(beyond, 128 * mib, 64 * mib), Some(128 * mib));
+    }
 }

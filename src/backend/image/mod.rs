@@ -152,6 +152,7 @@ impl Image {
             _ => lock::take(opened, &devices::disarmed_numbers(known, tag), site)?,
         };
         let superblock = self.recognise(opened, site)?;
+        grow::cut_stray(settings.size, &superblock, opened, site)?;
         grow::lengthen(settings.size, opened, site)?;
         let block_size = u32::try_from(superblock.sector_size.min(BLOCK_SIZE)).unwrap_or(512);
         let device = LoopDevice::bind(opened.file.as_fd(), block_size, DIRECT, tag)
@@ -235,8 +236,9 @@ impl Backend for Image {
     }
 
     fn options(&self) -> String {
-        // Not its size and format: what differs in these alone is the same image.
-        format!("{} {:?}", super::key_of(&self.settings.parent), self.settings.path)
+        // Not its size and format: what differs in these alone is the same image. Backends that share a source have their
+        // volumes below directories of their own.
+        format!("{} {:?}", super::key_of(&self.settings.parent), self.path())
     }
 
     fn has_server(&self) -> bool {
