@@ -12,9 +12,13 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the exports of backends are mounted.
 type Places = BTreeMap<String, String>;
+
+/// The lease is 10 s: whoever is away for longer has lost it.
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(15);
 
 /// Appends numbered records to the volume's log, and says of each that it is on disk. Each opens the file anew, and one
 /// that could not be written is written again.
@@ -73,7 +77,7 @@ const NAS: &str = "198.51.100.2";
 const OLD: &str = "198.51.100.6";
 
 #[test]
-fn an_nfs_server_may_be_away_or_replaced_and_nothing_that_was_acknowledged_is_lost() -> anyhow::Result<()> {
+fn an_nfs_server_may_be_away_rebooted_or_replaced_and_nothing_that_was_acknowledged_is_lost() -> anyhow::Result<()> {
     require!("root", "qemu-system-x86_64", "nomad", "cargo-deb");
     let commands = read_walk_through()?;
     ensure!(commands.len() == 13, "{commands:?}");
@@ -82,9 +86,11 @@ fn an_nfs_server_may_be_away_or_replaced_and_nothing_that_was_acknowledged_is_lo
     // A boot is dear: what fails is noted, and the rest is looked at too.
     let mut note = |outcome: anyhow::Result<()>| failures.extend(outcome.err().map(|error| format!("{error:#}")));
     note(the_walk_through_runs_as_it_stands(&node, commands));
-    note(every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(&node).map(drop));
+    let places = every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(&node)?;
+    note(locks_are_seen_by_another_client_unless_they_are_local(&node, &places));
     jobs_share_one_mount_of_the_export(&node)?;
     note(a_dead_server_holds_up_its_own_volumes_only(&node));
+    note(a_server_that_was_away_for_longer_than_the_lease_finds_its_clients_and_their_locks(&node, &places));
     note(a_replaced_server_is_mounted_anew_under_its_tasks(&node));
     note(an_agent_in_another_network_mounts_in_the_hosts(&node));
     ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
@@ -291,6 +297,43 @@ fn every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(
     Ok(places)
 }
 
+/// Whether another client gets a lock that this one holds, by the mount of a backend.
+fn is_had_by_another(node: &Node<Qemu>, places: &Places, name: &str, version: &str) -> anyhow::Result<bool> {
+    let at = &places[name];
+    let unit = format!("lock-{name}");
+    node.machine.run(&format!(
+        "touch {at}/{unit}
+         systemd-run --quiet --unit={unit} flock {at}/{unit} sleep infinity
+         while flock --nonblock {at}/{unit} true; do sleep 0.2; done"
+    ))?;
+    let script = format!(
+        "mkdir -p /mnt/{name}
+         mountpoint -q /mnt/{name} || mount -t nfs -o vers={version},nosharecache,retry=0 {NAS}:/srv/export /mnt/{name}
+         if flock --nonblock /mnt/{name}/{unit} true; then echo free; else echo held; fi"
+    );
+    let found = node.machine.run(&format!("nfs-host other run bash -euc '{script}'"))?;
+    node.machine.note(&format!("another client finds the lock of {name} {}", found.trim()));
+    Ok(found.ends_with("free\n"))
+}
+
+fn let_go(node: &Node<Qemu>, name: &str) -> anyhow::Result<()> {
+    node.machine.run(&format!("systemctl stop lock-{name}")).map(drop)
+}
+
+fn locks_are_seen_by_another_client_unless_they_are_local(node: &Node<Qemu>, places: &Places) -> anyhow::Result<()> {
+    node.machine.run("nfs-host other run bash -euc 'rpcbind; rpc.statd --no-notify'")?;
+    for (name, version) in [("any", "4.2"), ("v3", "3")] {
+        ensure!(!is_had_by_another(node, places, name, version)?, "{name}: a lock is one for all clients");
+        let_go(node, name)?;
+        node.machine.run(&format!("nfs-host other run flock --timeout 30 /mnt/{name}/lock-{name} true"))?;
+    }
+    ensure!(is_had_by_another(node, places, "v3-local", "3")?, "with lock = false a lock is this client's affair");
+    let_go(node, "v3-local")?;
+    // What is no longer configured, and used by nobody, is unmounted. One that holds a lock later stays.
+    configure(node, &backend("any", NAS, "/srv/export", "version = \"4\""))?;
+    node.machine.wait("what is not configured any more is unmounted", || Ok((node.sources()?.len() == 2).then_some(())))
+}
+
 /// The log of a volume on the server's own disk.
 fn stored(node: &Node<Qemu>, disk: &str, volume: &str) -> anyhow::Result<String> {
     node.machine.run(&format!("cat /srv/disks/{disk}/{volume}/log"))
@@ -376,6 +419,27 @@ fn assert_nothing_lost(node: &Node<Qemu>, disk: &str) -> anyhow::Result<()> {
         ensure!(node.restarts(job)? == 0, "{job} was restarted");
     }
     Ok(())
+}
+
+fn a_server_that_was_away_for_longer_than_the_lease_finds_its_clients_and_their_locks(
+    node: &Node<Qemu>,
+    places: &Places,
+) -> anyhow::Result<()> {
+    ensure!(!is_had_by_another(node, places, "any", "4.2")?, "the lock is held");
+    node.machine.run("nfs-host nas stop")?;
+    std::thread::sleep(LONGER_THAN_THE_LEASE);
+    node.machine.run("nfs-host nas start first 1")?;
+    for volume in ["raw", "inside"] {
+        let before = count(node, "first", volume);
+        node.machine.wait(&format!("{volume} is written to after the server's reboot"), || {
+            Ok((count(node, "first", volume) > before + 3).then_some(()))
+        })?;
+    }
+    let held = "if flock --nonblock /mnt/any/lock-any true; then echo free; else echo held; fi";
+    let found = node.machine.run(&format!("nfs-host other run bash -c '{held}'"))?;
+    ensure!(found == "held\n", "the lock was not reclaimed");
+    let_go(node, "any")?;
+    assert_nothing_lost(node, "first")
 }
 
 fn a_replaced_server_is_mounted_anew_under_its_tasks(node: &Node<Qemu>) -> anyhow::Result<()> {
