@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::{AttachError, DetachError, PrepareError};
-pub use image::ImageError;
+pub use image::{ImageError, name_of as image_note};
 pub use size::{Enforcement, SizeError};
 
 use crate::check::Check;

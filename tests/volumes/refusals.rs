@@ -269,3 +269,28 @@ fn what_is_typed_wrong_ends_with_64_and_an_agent_that_is_away_with_69() -> anyho
     }
     Ok(())
 }
+
+#[test]
+fn an_image_that_another_machine_has_attached_is_not_deleted() -> anyhow::Result<()> {
+    let node = Node::new("")?;
+    let image =
+        "  path = \"pg.img\"\n  format = \"ext4\"\n  size = \"64MiB\"\n  access_mode = \"single-node-writer\"\n";
+    let registered = node.define("register", &volume("pg", image))?;
+    assert_eq!(registered.code, 0, "{}", registered.err);
+    let (file, note) = (node.disk().join("pg.img"), node.disk().join(".pg.img.owner"));
+    std::fs::write(&file, "what another machine writes to")?;
+    std::fs::write(&note, "whoever that is")?;
+    let said = node.say(&["volume", "delete", "pg"])?;
+    assert_eq!(said.code, 75, "{}", said.err);
+    assert!(said.err.contains("is not deleted") && said.err.contains(".pg.img.owner"), "{}", said.err);
+    assert_eq!(std::fs::read_to_string(&file)?, "what another machine writes to");
+    assert!(node.definition("pg").exists() && node.kept()?.is_empty());
+    std::fs::remove_file(&note)?;
+    let said = node.say(&["volume", "delete", "pg"])?;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let kept = node.kept()?;
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let kept = node.disk().join(".saddlebag-deleted").join(&kept[0]);
+    assert_eq!(std::fs::read_to_string(kept)?, "what another machine writes to");
+    Ok(())
+}

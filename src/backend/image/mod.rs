@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::ImageError;
+pub use note::name_of;
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;

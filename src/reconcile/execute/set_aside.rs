@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::open_or_self;
-use crate::backend::Attached;
+use crate::backend::{Attached, image_note};
 use crate::sys::resolve::{self, ResolveError};
 use crate::sys::{descriptor_path, identity, inode, table};
 use crate::volume::Resolved;
@@ -36,6 +36,9 @@ pub enum SetAsideError {
     /// Something of it is mounted still.
     #[error("it is mounted at {}", .0.display())]
     Mounted(PathBuf),
+    /// The note beside an image says that a machine has it attached.
+    #[error("the note {} says that a machine has its image attached", .0.display())]
+    Noted(PathBuf),
     /// It lies on another file system than its source.
     #[error("its directory is on another file system than its source, and cannot be moved within it")]
     OtherFileSystem,
@@ -92,7 +95,10 @@ pub fn set_aside(volume: &Resolved, below: &Path, source: &Attached, now: System
         Err(error) => return Err(SetAsideError::Volume(error)),
     };
     match resolve::open_any_beneath(parent.as_fd(), Path::new(name)) {
-        Ok(there) => refuse_mounted(there.as_fd())?,
+        Ok(there) => {
+            refuse_mounted(there.as_fd())?;
+            refuse_noted(there.as_fd(), parent.as_fd(), name, &source.root.join(above))?;
+        }
         Err(error) if error.is_missing() => return Ok(Kept { at: gone(), already: true }),
         Err(error) => return Err(SetAsideError::Volume(error)),
     }
@@ -129,6 +135,26 @@ fn move_into(
         .map_err(|error| SetAsideError::host("close the folder for deleted volumes")(io::Error::other(error)))?;
     let kept = rename(parent, name, made.as_fd(), kept)?;
     Ok((folder, made, kept))
+}
+
+/// An image is attached where a note is beside it, on this machine or another, and is not moved under its loop device.
+fn refuse_noted(
+    there: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    above: &Path,
+) -> Result<(), SetAsideError> {
+    let look = |errno: Errno| SetAsideError::host("look for a note beside it")(errno.into());
+    let mode = rustix::fs::fstat(there).map_err(look)?.st_mode;
+    if FileType::from_raw_mode(mode) != FileType::RegularFile {
+        return Ok(());
+    }
+    let note = image_note(name);
+    match rustix::fs::statat(parent, &note, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(look(errno)),
+        Ok(_) => Err(SetAsideError::Noted(above.join(note))),
+    }
 }
 
 /// A mount of it is there as long as somebody may use it, whatever the ledger knows.

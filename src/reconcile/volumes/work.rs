@@ -75,6 +75,14 @@ impl WorkError {
                 refusal(Kind::TryAgain, message)
                     .hint("see `saddlebag status` for who has it; what no job explains is unmounted by hand")
             }
+            Self::SetAside(SetAsideError::Noted(note)) => {
+                let message = format!("volume {name:?} is not deleted: {reason}");
+                let hint = format!(
+                    "the note names the machine: let its tasks end there; remove {} by hand only where that machine is gone for good",
+                    note.display()
+                );
+                refusal(Kind::TryAgain, message).hint(hint)
+            }
             Self::SetAside(SetAsideError::Volume(_) | SetAsideError::Folder(_) | SetAsideError::OtherFileSystem) => {
                 Refusal::configuration(format!("volume {name:?} is not deleted: {reason}"))
                     .hint("look at it on the storage system; nothing was touched")
