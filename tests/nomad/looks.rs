@@ -71,9 +71,9 @@ job "{name}" {{
         &["main", "seaweedfs", "attached", "1"],
         &["gone", "seaweedfs", "failed", "0", "-"],
         &["Volume", "Alloc", "Job", "Task", "Source", "Access", "Size", "State", "Age"],
-        &["pgdata", &shop[..8], "shop", "boxed", "disk", "read-write", "mounted"],
-        &["pgdata", &shop[..8], "shop", "raw", "disk", "read-write", "mounted"],
-        &["weeds", &garden[..8], "garden", "boxed", "main", "read-write", "mounted"],
+        &["pgdata", &shop[..8], "shop", "boxed", "disk", "read-write", "unlimited", "mounted"],
+        &["pgdata", &shop[..8], "shop", "raw", "disk", "read-write", "unlimited", "mounted"],
+        &["weeds", &garden[..8], "garden", "boxed", "main", "read-write", "unlimited", "mounted"],
         &["Not", "well"],
         &["Source", "gone", "has", "failed:", "backend", "gone", "cannot", "be", "used:"],
     ];

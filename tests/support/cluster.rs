@@ -178,7 +178,7 @@ impl Cluster {
             // A filer answers seconds before volume servers have joined; only a write tells, of as many as it has copies.
             let at = format!("http://{}/ready/{number}", self.filer(number));
             let form = format!("file=@{}", self.directory.join("master.log").display());
-            wait_until("a cluster that stores files", PATIENCE, &logs, || {
+            wait_until("a cluster that stores files", PATIENCE * 2, &logs, || {
                 let mut curl = Command::new("curl");
                 curl.args(["-sf", "--noproxy", "*", "--max-time", "5", "-o", "/dev/null", "-F", &form, &at]);
                 Ok(curl.status()?.success().then_some(()))
