@@ -26,6 +26,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Of sqlite3.h, whose package would bring a compiler's headers along; SQLite promises never to change these. */
@@ -50,15 +51,23 @@ enum { SQLITE_OK = 0, SQLITE_BUSY = 5, SQLITE_ROW = 100, SQLITE_DONE = 101 };
 enum { WRITERS = 3, READERS = 2, LARGEST = 3000, SEGMENT = 96 * 1024, BATCH = 4 };
 
 static int notes = -1, report = -1;
+static const char *place;
 
+/* A line of the report: when it was, and in which mount, by its device number. */
 static void say(const char *format, ...) {
-    char line[700];
+    char line[800];
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(line, sizeof line - 1, format, arguments);
+    int length = vsnprintf(line, 700, format, arguments);
     va_end(arguments);
-    if (length > (int)sizeof line - 2) length = sizeof line - 2;
-    line[length++] = '\n';
+    if (length > 699) length = 699;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct tm *parts = gmtime(&now.tv_sec);
+    struct stat found;
+    unsigned device = stat(place, &found) ? 0 : found.st_dev;
+    length += snprintf(line + length, sizeof line - length, " [%02d:%02d:%02d.%03ld, device %u:%u]\n", parts->tm_hour,
+                       parts->tm_min, parts->tm_sec, now.tv_nsec / 1000000, device >> 8, device & 255);
     if (write(report, line, length) != length) _exit(3);
 }
 
@@ -193,7 +202,8 @@ static void write_rows(const char *journal, int writer, int64_t noted) {
     char sql[100];
     snprintf(sql, sizeof sql, "SELECT count(*) FROM rows WHERE writer = %d", writer);
     unsigned char bytes[LARGEST];
-    run(db, "UPDATE counters SET written = written");
+    /* It has to change something: SQLite neither writes nor syncs what is the same as before. */
+    run(db, "INSERT INTO starts VALUES (randomblob(20))");
     int64_t first = ask(db, sql);
     for (int64_t number = noted + 1; number < first; number++) note(writer, number);
     for (int64_t number = first;; number++) {
@@ -236,6 +246,7 @@ static void check_database(const char *journal, const int64_t last[WRITERS], int
             "CREATE INDEX IF NOT EXISTS by_bytes ON rows (substr(bytes, 1, 20));"
             "CREATE TABLE IF NOT EXISTS counters (writer INTEGER PRIMARY KEY, written INTEGER);"
             "CREATE TABLE IF NOT EXISTS scratch (bytes BLOB);"
+            "CREATE TABLE IF NOT EXISTS starts (mark BLOB);"
             "INSERT OR IGNORE INTO counters VALUES (0, 0), (1, 0), (2, 0);");
     /* Of several that give it another journal at once SQLite lets all but one fail, and none wait: here is only one. */
     run(db, strcmp(journal, "wal") ? "PRAGMA journal_mode=DELETE" : "PRAGMA journal_mode=WAL");
@@ -425,7 +436,8 @@ static pid_t begin(void) {
 
 int main(int argc, char **argv) {
     if (argc != 5) return 64;
-    const char *what = argv[1], *volume = argv[2];
+    const char *what = argv[1];
+    const char *volume = place = argv[2];
     int is_log = !strcmp(what, "log");
     notes = open(argv[3], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     report = open(argv[4], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

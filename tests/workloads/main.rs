@@ -100,44 +100,7 @@ macro_rules! workloads_on {
     )+ };
 }
 
-workloads_on!(host with Holds, seaweedfs with IsMeasured);
-
-/// What passes on a file system in a file. Prometheus is not among it: it missed a scrape there, and why is not known.
-mod image {
-    use crate::kind::image;
-    use crate::programs::{self, Fsx};
-    use crate::{mariadb, postgres, writer};
-
-    #[test]
-    fn an_append_only_log_keeps_every_acknowledged_record() -> anyhow::Result<()> {
-        needs!();
-        writer::is_whole_after_kills(&image(), "log")
-    }
-
-    #[test]
-    fn postgresql_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
-        needs!();
-        postgres::is_whole_after_kills(&image())
-    }
-
-    #[test]
-    fn mariadb_keeps_every_acknowledged_commit() -> anyhow::Result<()> {
-        needs!();
-        mariadb::is_whole_after_kills(&image())
-    }
-
-    #[test]
-    fn random_writes_truncations_and_mappings_of_a_file() -> anyhow::Result<()> {
-        needs!();
-        programs::fsx_finds(&image(), Fsx::Holds)
-    }
-
-    #[test]
-    fn every_case_of_posix_ends_the_same_through_a_binding() -> anyhow::Result<()> {
-        needs!();
-        programs::posix_is_the_same_through_a_binding(&image())
-    }
-}
+workloads_on!(host with Holds, seaweedfs with IsMeasured, image with Holds);
 
 /// A file system is tortured, without databases.
 mod gluster {

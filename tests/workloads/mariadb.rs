@@ -39,11 +39,11 @@ pub fn is_whole_after_kills(kind: &Kind) -> anyhow::Result<()> {
         std::thread::sleep(work_time());
         scene.note_figure("MariaDB: commits", clients.count() - before, began.elapsed())?;
         clients.assert_working()?;
-        scene.kill(|| ())?;
+        scene.kill()?;
         known = clients.end()?;
         check(&scene, &mut known)?;
     }
-    scene.move_to_another_allocation(|| ())?;
+    scene.move_to_another_allocation()?;
     check(&scene, &mut known)?;
     println!("mariadb on {}: {} commits are there", kind.name, known.sum());
     scene.end()

@@ -46,13 +46,13 @@ pub fn is_whole_after_kills(kind: &Kind) -> anyhow::Result<()> {
         scene.note_figure("PostgreSQL: commits", clients.count() - before, began.elapsed())?;
         clients.assert_working()?;
         anyhow::ensure!(load.try_wait()?.is_none(), "pgbench has ended by itself");
-        scene.kill(|| ())?;
+        scene.kill()?;
         load.kill()?;
         load.wait()?;
         known = clients.end()?;
         check(&scene, &mut known)?;
     }
-    scene.move_to_another_allocation(|| ())?;
+    scene.move_to_another_allocation()?;
     check(&scene, &mut known)?;
     println!("postgresql on {}: {} commits are there", kind.name, known.sum());
     scene.end()

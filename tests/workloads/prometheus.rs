@@ -1,7 +1,8 @@
 //! Prometheus: every sample that it has ingested is read back, through kills and compactions.
 //!
 //! It scrapes a server of the test's own, ten times a second, and its blocks are of a second, so that it makes and
-//! compacts blocks all the time. A sample is acknowledged when the next scrape begins: Prometheus makes one after another.
+//! compacts blocks all the time. A sample is acknowledged when the same Prometheus begins its next scrape: it makes one
+//! after another. Each tells the server which it is, by a parameter that the task puts into its configuration.
 
 use crate::kind::Kind;
 use crate::scene::{KILLS, Scene, work_time};
@@ -9,7 +10,7 @@ use crate::support::PATIENCE;
 use anyhow::Context as _;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -30,8 +31,8 @@ struct Target(Mutex<Scrapes>);
 #[derive(Default)]
 struct Scrapes {
     begun: u64,
-    /// Those that need not be there: Prometheus was ended while they were made.
-    cut_off: BTreeSet<u64>,
+    /// The last one of each Prometheus that there was. It need not be there: no further one has acknowledged it.
+    last: BTreeMap<String, u64>,
 }
 
 impl Target {
@@ -39,18 +40,19 @@ impl Target {
         self.0.lock().unwrap().begun
     }
 
-    /// Prometheus was ended: the last scrape was not acknowledged by a further one.
-    fn cut_off(&self) {
-        let mut scrapes = self.0.lock().unwrap();
-        if let Some(last) = scrapes.begun.checked_sub(1) {
-            scrapes.cut_off.insert(last);
-        }
+    /// The scrapes that have begun, less those that nothing has acknowledged.
+    fn acknowledged(&self) -> BTreeSet<u64> {
+        let scrapes = self.0.lock().unwrap();
+        let last: BTreeSet<u64> = scrapes.last.values().copied().collect();
+        (0..scrapes.begun).filter(|scrape| !last.contains(scrape)).collect()
     }
 
-    fn scrape(&self) -> String {
+    /// One more scrape, by the Prometheus that has sent this first line of a request.
+    fn scrape(&self, request: String) -> String {
         let mut scrapes = self.0.lock().unwrap();
         let scrape = scrapes.begun;
         scrapes.begun += 1;
+        scrapes.last.insert(request, scrape);
         let mut text = String::new();
         for series in 0..SERIES {
             let _ = writeln!(text, "witness{{series=\"{series}\"}} {}", scrape * SPREAD + series);
@@ -65,8 +67,9 @@ impl Target {
             for mut stream in listener.incoming().flatten() {
                 let Ok(half) = stream.try_clone() else { continue };
                 let lines = BufReader::new(half).lines().map_while(Result::ok);
-                if lines.take_while(|line| !line.is_empty()).count() > 0 {
-                    let text = self.scrape();
+                if let Some(request) = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().into_iter().next()
+                {
+                    let text = self.scrape(request);
                     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close";
                     let _ = write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
                 }
@@ -92,10 +95,11 @@ pub fn is_whole_after_kills(kind: &Kind) -> anyhow::Result<()> {
     let (_reserved, port) = reserve_port()?;
     let configuration = format!(
         "global:\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\nscrape_configs:\n  - job_name: witness\n    \
-         static_configs:\n      - targets: [\"{at}\"]\n"
+         params:\n      run: [THIS_RUN]\n    static_configs:\n      - targets: [\"{at}\"]\n"
     );
     let script = format!(
-        "exec prometheus --config.file=/local/notes/prometheus.yml --storage.tsdb.path=/local/data/tsdb \
+        "sed \"s/THIS_RUN/$(date +%s%N)/\" /local/notes/prometheus.yml >/local/notes/of-this-run.yml\n\
+         exec prometheus --config.file=/local/notes/of-this-run.yml --storage.tsdb.path=/local/data/tsdb \
          --web.listen-address=127.0.0.1:{port} --storage.tsdb.retention.time=10y --storage.tsdb.min-block-duration=1s \
          --storage.tsdb.max-block-duration=1h\n"
     );
@@ -105,14 +109,14 @@ pub fn is_whole_after_kills(kind: &Kind) -> anyhow::Result<()> {
         let (before, began) = (target.begun(), Instant::now());
         std::thread::sleep(work_time());
         scene.note_figure("Prometheus: scrapes", target.begun() - before, began.elapsed())?;
-        scene.kill(|| target.cut_off())?;
+        scene.kill()?;
         check(&scene, &target, port)?;
     }
     wait_for_scrapes(&scene, &target, 30)?;
     // Of blocks that were made of other blocks. While Prometheus works they come and go.
     let compacted = "cat /local/data/tsdb/*/meta.json 2>/dev/null | grep -q '\"level\": *[2-9]'";
     scene.wait("a compaction of blocks", || Ok(scene.ask(&["sh", "-c", compacted]).is_ok().then_some(())))?;
-    scene.move_to_another_allocation(|| target.cut_off())?;
+    scene.move_to_another_allocation()?;
     let samples = check(&scene, &target, port)?;
     println!("prometheus on {}: {samples} samples of {} scrapes are there", kind.name, target.begun());
     scene.end()
@@ -127,11 +131,10 @@ fn wait_for_scrapes(scene: &Scene, target: &Target, more: u64) -> anyhow::Result
 fn check(scene: &Scene, target: &Target, port: u16) -> anyhow::Result<usize> {
     // One that has read its log again.
     scene.world.wait_until("a Prometheus that answers", PATIENCE, || Ok(query(port, "1").is_ok().then_some(())))?;
-    let begun = target.begun();
+    let acknowledged = target.acknowledged();
     let all = query(port, "witness[1d]")?;
     let all = all["data"]["result"].as_array().context("a matrix")?;
     anyhow::ensure!(all.len() == usize::try_from(SERIES)?, "{} series", all.len());
-    let cut_off = target.0.lock().unwrap().cut_off.clone();
     let mut count = 0;
     for series in all {
         let label: u64 = series["metric"]["series"].as_str().context("a label")?.parse()?;
@@ -149,9 +152,7 @@ fn check(scene: &Scene, target: &Target, port: u16) -> anyhow::Result<usize> {
             found.insert(scrape);
         }
         count += found.len();
-        // The last before the question may be being made.
-        let lost: Vec<u64> =
-            (0..begun - 1).filter(|scrape| !found.contains(scrape) && !cut_off.contains(scrape)).collect();
+        let lost: Vec<&u64> = acknowledged.difference(&found).collect();
         // A scrape that was answered too late is none, and Prometheus says so itself.
         let late = late_scrapes(port)?;
         anyhow::ensure!(lost.len() <= late, "series {label}: scrapes {lost:?} are not there, {late} were late");

@@ -96,12 +96,11 @@ impl Scene {
         self.world.directory().join("notes/notes")
     }
 
-    /// Kills all processes of the task at once, and waits until Nomad has started it again; `between` is called when they
-    /// are gone.
+    /// Kills all processes of the task at once, and waits until Nomad has started it again.
     ///
     /// # Errors
     /// Where nothing ran, and where it does not come to run again.
-    pub fn kill(&mut self, between: impl FnOnce()) -> anyhow::Result<()> {
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         let killed = self.processes()?;
         anyhow::ensure!(!killed.is_empty(), "nothing runs: {}", self.world.events(&self.alloc)?);
         for pid in &killed {
@@ -111,21 +110,18 @@ impl Scene {
         self.world.wait_until("the end of what was killed", PATIENCE, || {
             Ok(killed.iter().all(|pid| is_over(*pid)).then_some(()))
         })?;
-        between();
         self.restarts += 1;
         self.world.wait_restarted(&self.alloc, "main", self.restarts)
     }
 
-    /// Stops the job as an operator does, and starts it again: another allocation gets the volume. `between` is called
-    /// between the two.
+    /// Stops the job as an operator does, and starts it again: another allocation gets the volume.
     ///
     /// # Errors
     /// Where it does not end, or does not come to run again.
-    pub fn move_to_another_allocation(&mut self, between: impl FnOnce()) -> anyhow::Result<()> {
+    pub fn move_to_another_allocation(&mut self) -> anyhow::Result<()> {
         self.world.stop_purge(self.name)?;
         let former = self.alloc.clone();
         self.world.wait_until("the end of the task", PATIENCE, || Ok(self.processes()?.is_empty().then_some(())))?;
-        between();
         self.begin()?;
         anyhow::ensure!(self.alloc != former, "the same allocation");
         Ok(())

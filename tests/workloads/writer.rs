@@ -18,11 +18,11 @@ pub fn is_whole_after_kills(kind: &Kind, what: &'static str) -> anyhow::Result<(
         let after = count_notes(&scene.notes())?;
         scene.note_figure(figure(what), after - before, began.elapsed())?;
         wait_for_notes(&scene, before + 20, &[])?;
-        scene.kill(|| ())?;
+        scene.kill()?;
         wait_for_proofs(&scene, kills + 1, &[])?;
     }
     wait_for_notes(&scene, count_notes(&scene.notes())?, &[])?;
-    scene.move_to_another_allocation(|| ())?;
+    scene.move_to_another_allocation()?;
     wait_for_proofs(&scene, usize::try_from(KILLS)? + 2, &[])?;
     println!("{what} on {}: {}", kind.name, read_report(&scene, &[])?.replace('\n', "; "));
     scene.end()
@@ -103,7 +103,7 @@ pub fn is_whole_after_the_mount_was_lost(kind: &Kind, what: &'static str) -> any
         wait_for_notes(&scene, count_notes(&scene.notes())?, &LOST_MOUNT)?;
     }
     let proofs = read_report(&scene, &LOST_MOUNT)?.matches("whole: ").count();
-    scene.move_to_another_allocation(|| ())?;
+    scene.move_to_another_allocation()?;
     wait_for_proofs(&scene, proofs + 1, &LOST_MOUNT)?;
     println!("{what} on {}, its mount lost: {}", kind.name, read_report(&scene, &LOST_MOUNT)?.replace('\n', "; "));
     scene.end()
