@@ -18,6 +18,7 @@ pub mod probe;
 pub mod prober;
 pub mod program;
 mod seaweedfs;
+mod server;
 mod size;
 
 use std::fmt;

@@ -4,14 +4,11 @@
 //! rpc/rpc-lib of GlusterFS, over ONC RPC, RFC 5531). A process that hangs accepts connections all the same, so that only an
 //! answer tells. Where connections are encrypted, an accepted one has to do.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::AttachError;
+use crate::backend::server::{self, Question};
 
-const WHAT: &str = "glusterd";
 /// A mark that the answer has too.
 const XID: u32 = 0x5add_1eb6;
 /// `GF_DUMP`, version 1, procedure `DUMP` (rpc-clnt.c and protocol-common.h).
@@ -21,95 +18,33 @@ const LAST: u32 = 1 << 31;
 /// How long a server that comes before the one that answered first may still take.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The servers, beginning with the first that answers within `patience`; the others follow as they stand. All are asked at
-/// once. A name server that hangs leaves a thread behind.
+/// The servers, beginning with the first that answers within `patience`; the others follow as they stand.
 ///
 /// # Errors
-/// What the first one says of itself, where none answers.
+/// As [`server::find_answering`].
 pub(super) fn order(
     servers: &[String],
     port: u16,
     is_encrypted: bool,
     patience: Duration,
 ) -> Result<Vec<String>, AttachError> {
-    let deadline = Instant::now() + patience;
-    let (sender, answers) = mpsc::channel();
-    for (number, server) in servers.iter().enumerate() {
-        let (sender, asked) = (sender.clone(), server.clone());
-        let thread = std::thread::Builder::new().name("glusterd".into());
-        let ask = move || sender.send((number, ask(&asked, port, is_encrypted, deadline, patience)));
-        thread.spawn(ask).map_err(AttachError::host("start a thread"))?;
-    }
-    drop(sender);
-    let (mut best, mut worst): (Option<usize>, Option<(usize, AttachError)>) = (None, None);
-    let mut until = deadline + patience / 20;
-    let mut heard = vec![false; servers.len()];
-    // Until everybody before the best one has been heard.
-    while heard.iter().take(best.unwrap_or(servers.len())).any(|heard| !heard) {
-        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((number, answer)) => {
-                heard[number] = true;
-                match answer {
-                    Ok(()) if best.is_none_or(|best| number < best) => {
-                        best = Some(number);
-                        until = until.min(Instant::now() + GRACE);
-                    }
-                    Ok(()) => {}
-                    Err(error) if worst.as_ref().is_none_or(|(first, _)| number < *first) => {
-                        worst = Some((number, error));
-                    }
-                    Err(_) => {}
-                }
-            }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    if let Some(best) = best {
-        let others = servers.iter().enumerate().filter(|(number, _)| *number != best).map(|(_, server)| server);
-        return Ok(servers.get(best).into_iter().chain(others).cloned().collect());
-    }
-    let server = servers.first().cloned().unwrap_or_default();
-    let source = io::Error::from(io::ErrorKind::TimedOut);
-    Err(worst.map_or(AttachError::Unreachable { what: WHAT, server, source }, |(_, error)| error))
-}
-
-fn ask(server: &str, port: u16, is_encrypted: bool, deadline: Instant, patience: Duration) -> Result<(), AttachError> {
-    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let named = || format!("{server}:{port}");
-    let unreachable = |source| AttachError::Unreachable { what: WHAT, server: named(), source };
-    let mut stream = connect(server, port, left()).map_err(unreachable)?;
-    if is_encrypted {
-        return Ok(());
-    }
-    let mut talk = || -> io::Result<()> {
-        stream.set_write_timeout(Some(left()))?;
-        stream.write_all(&question())?;
-        stream.set_read_timeout(Some(left()))?;
-        let mut begin = [0; 8];
-        stream.read_exact(&mut begin)?;
-        if begin.ends_with(&XID.to_be_bytes()) {
-            Ok(())
-        } else {
-            Err(io::Error::other("it does not speak as glusterd does"))
-        }
+    let question = |server: &String| {
+        let asked = (!is_encrypted).then(question);
+        let is_answer = |begin: &[u8]| begin.ends_with(&XID.to_be_bytes());
+        (at(server, port), Question { what: "glusterd", asked, length: 8, is_answer })
     };
-    talk().map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            AttachError::NoReply { what: WHAT, server: named(), after: patience }
-        }
-        _ => unreachable(source),
-    })
+    let best = server::find_answering(servers.iter().map(question).collect(), patience, GRACE)?;
+    let others = servers.iter().enumerate().filter(|(number, _)| *number != best).map(|(_, server)| server);
+    Ok(servers.get(best).into_iter().chain(others).cloned().collect())
 }
 
-fn connect(server: &str, port: u16, patience: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (server, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, patience) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+/// `HOST:PORT`; an IPv6 address has brackets there.
+fn at(server: &str, port: u16) -> String {
+    if server.contains(':') && !server.starts_with('[') {
+        format!("[{server}]:{port}")
+    } else {
+        format!("{server}:{port}")
     }
-    Err(last)
 }
 
 /// A call without credentials (`AUTH_NONE`), with the one argument that it has: a number that nobody reads.
@@ -122,6 +57,7 @@ fn question() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
     use super::*;
@@ -157,8 +93,7 @@ mod tests {
         assert_eq!(order(&all, port, false, patience).unwrap(), [well.clone(), gone.clone(), hung.clone()]);
         // Encrypted, nobody can tell that it hangs.
         assert_eq!(order(&all[1..], port, true, patience).unwrap()[0], hung);
-        // Whoever waits in vain has a twentieth of this to say so.
-        let patience = Duration::from_secs(5);
+        let patience = Duration::from_secs(1);
         assert!(matches!(order(&[hung], port, false, patience), Err(AttachError::NoReply { .. })));
         assert!(matches!(order(&[gone], port, false, patience), Err(AttachError::Unreachable { .. })));
         drop(hangs);

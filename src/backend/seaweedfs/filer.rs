@@ -1,16 +1,14 @@
 //! Filers: reached, and asked whether they answer.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::TcpStream;
+use std::time::Duration;
 
 use crate::backend::AttachError;
+use crate::backend::server::{self, Question};
 
-/// Any answer to this will do, an error included: it is asked whether somebody answers, and not what.
-const REQUEST: &str = "GET /healthz HTTP/1.1\r\nUser-Agent: saddlebag\r\nConnection: close\r\n";
-/// What every answer begins with.
-const ANSWER: [u8; 5] = *b"HTTP/";
+/// What every answer begins with. Any will do, an error included: it is asked whether somebody answers, and not what.
+const ANSWER: &[u8] = b"HTTP/";
 
 /// SeaweedFS writes an unusual port of its own protocol behind the usual one: `HOST:PORT.GRPCPORT`.
 pub(super) fn http_address(filer: &str) -> &str {
@@ -21,77 +19,29 @@ pub(super) fn http_address(filer: &str) -> &str {
 /// Connects to a filer; each of its addresses has `patience`.
 ///
 /// # Errors
-/// The last address's, or that there is none.
+/// As [`server::connect`].
 pub(super) fn connect(filer: &str, patience: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in http_address(filer).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, patience) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    server::connect(http_address(filer), patience)
 }
 
-/// Whether one of the filers accepts a connection and answers a request within `patience`. All are asked at once: one
-/// that hangs hides no other. A name server that hangs leaves a thread behind.
+/// Whether one of the filers accepts a connection and answers a request within `patience`.
 ///
 /// # Errors
-/// What the first one says of itself, where none answers.
+/// As [`server::find_answering`].
 pub(super) fn ask_any(filers: &[String], patience: Duration) -> Result<(), AttachError> {
-    let deadline = Instant::now() + patience;
-    let (sender, answers) = mpsc::channel();
-    for (number, filer) in filers.iter().enumerate() {
-        let (sender, asked) = (sender.clone(), filer.clone());
-        let thread = std::thread::Builder::new().name("filer".into());
-        let started = thread.spawn(move || sender.send((number, ask(&asked, deadline, patience))));
-        started.map_err(AttachError::host("start a thread"))?;
-    }
-    drop(sender);
-    let mut worst: Option<(usize, AttachError)> = None;
-    let mut heard = 0;
-    while heard < filers.len() {
-        match answers.recv_timeout(deadline.saturating_duration_since(Instant::now()) + patience / 20) {
-            Ok((_, Ok(()))) => return Ok(()),
-            Ok((number, Err(error))) => {
-                heard += 1;
-                if worst.as_ref().is_none_or(|(first, _)| number < *first) {
-                    worst = Some((number, error));
-                }
-            }
-            Err(_) => break,
-        }
-    }
-    let (what, source) = ("filer", io::Error::from(io::ErrorKind::TimedOut));
-    match (worst, filers.first()) {
-        (Some((_, error)), _) => Err(error),
-        (None, Some(server)) => Err(AttachError::Unreachable { what, server: server.clone(), source }),
-        (None, None) => Ok(()),
-    }
-}
-
-fn ask(filer: &str, deadline: Instant, patience: Duration) -> Result<(), AttachError> {
-    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let unreachable = |source| AttachError::Unreachable { what: "filer", server: filer.to_owned(), source };
-    let mut stream = connect(filer, left()).map_err(unreachable)?;
-    let mut talk = || -> io::Result<()> {
-        stream.set_write_timeout(Some(left()))?;
-        stream.write_all(format!("{REQUEST}Host: {}\r\n\r\n", http_address(filer)).as_bytes())?;
-        stream.set_read_timeout(Some(left()))?;
-        let mut begin = [0; ANSWER.len()];
-        stream.read_exact(&mut begin)?;
-        if begin == ANSWER { Ok(()) } else { Err(io::Error::other("it does not speak HTTP")) }
+    let question = |filer: &String| {
+        let at = http_address(filer);
+        let asked =
+            format!("GET /healthz HTTP/1.1\r\nHost: {at}\r\nUser-Agent: saddlebag\r\nConnection: close\r\n\r\n");
+        let is_answer = |begin: &[u8]| begin == ANSWER;
+        (at.to_owned(), Question { what: "filer", asked: Some(asked.into_bytes()), length: ANSWER.len(), is_answer })
     };
-    talk().map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            AttachError::NoReply { what: "filer", server: filer.to_owned(), after: patience }
-        }
-        _ => unreachable(source),
-    })
+    server::find_answering(filers.iter().map(question).collect(), patience, Duration::ZERO).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 
     use rustix::net::{self, AddressFamily, SocketType};
@@ -113,8 +63,7 @@ mod tests {
         let unheard = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         net::bind(&unheard, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
         let gone = SocketAddr::try_from(net::getsockname(&unheard).unwrap()).unwrap().to_string();
-        // Whoever waits in vain has a twentieth of this to say so.
-        let patience = Duration::from_secs(10);
+        let patience = Duration::from_secs(1);
         assert!(matches!(ask_any(std::slice::from_ref(&silent.1), patience), Err(AttachError::NoReply { .. })));
         assert!(matches!(ask_any(std::slice::from_ref(&gone), patience), Err(AttachError::Unreachable { .. })));
         let answers = TcpListener::bind("127.0.0.1:0").unwrap();
