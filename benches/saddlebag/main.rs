@@ -49,7 +49,9 @@ fn main() -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
-    if let Some(why) = support::missing(&["root", "unshare", "mount", "weed", "nomad", "dockerd", "fio"]) {
+    if let Some(why) =
+        support::missing(&["root", "unshare", "mount", "weed", "nomad", "dockerd", "fio", "glusterd", "glusterfs"])
+    {
         println!("not measured: {why}");
         return Ok(());
     }

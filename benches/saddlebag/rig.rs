@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub const SADDLEBAG: &str = env!("CARGO_BIN_EXE_saddlebag");
-const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/lab");
+pub const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/lab");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Rig {

@@ -41,16 +41,68 @@ impl Seaweedfs {
         Self { settings, definition: definition.clone() }
     }
 
-    /// One filer of the list accepts a connection. `weed mount` itself would try for minutes before it says so.
-    fn find_filer(&self) -> Result<(), AttachError> {
+    /// Filers that accept a connection, in the list's order and not more than are `wanted`. `weed mount` itself would try for
+    /// minutes before it says that none does.
+    ///
+    /// # Errors
+    /// None does.
+    fn find_filers(&self, wanted: usize) -> Result<Vec<String>, AttachError> {
+        let mut found = Vec::new();
         let mut last = None;
         for filer in &self.settings.filers {
+            if found.len() == wanted {
+                break;
+            }
             match filer::connect(filer, CONNECT_TIMEOUT) {
-                Ok(_) => return Ok(()),
+                Ok(_) => found.push(filer.clone()),
                 Err(source) => last = Some(AttachError::Unreachable { what: "filer", server: filer.clone(), source }),
             }
         }
-        last.map_or(Ok(()), Err)
+        match last {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    /// Starts it with all filers; where it ends at that and not all of them accept connections, with those that do:
+    /// 4.48 takes the last one's refusal for the answer of all, where the filers have no rules (`/etc/seaweedfs/filer.conf`).
+    fn start(&self, weed: &Path, place: &Place) -> Result<Attached, AttachError> {
+        self.find_filers(1)?;
+        let all = &self.settings.filers;
+        let start = |told: &[String]| {
+            self.mount(place).start(weed, arguments::of(&self.settings, told, place), self.settings.memory_limit)
+        };
+        match start(all) {
+            Err(ended @ AttachError::ProgramEnded { .. }) if all.len() > 1 => {
+                let accepting = self.find_filers(all.len())?;
+                if accepting.len() == all.len() {
+                    return Err(ended);
+                }
+                tracing::warn!(source = %place.key, filers = accepting.join(","), "its mount program ended while a filer of the list refuses connections: it is started with the others");
+                // It leaves a dead mount behind.
+                if let Some(attached) = self.mount(place).find_mounted()? {
+                    return Ok(attached);
+                }
+                start(&accepting)
+            }
+            started => started,
+        }
+    }
+
+    /// That its program does not know all filers of the list, and so does not go to them when the others are gone.
+    fn find_untold(&self, question: &Question) -> Option<String> {
+        if self.settings.filers.len() < 2 {
+            return None;
+        }
+        let pid = program::find_by_argument(arguments::mount_point(&question.root).as_encoded_bytes())?;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let untold = arguments::filers_untold(&self.settings.filers, &line);
+        (!untold.is_empty()).then(|| {
+            format!(
+                "its mount program was started while {} refused connections, and never goes there",
+                untold.join(" and ")
+            )
+        })
     }
 
     fn mount<'a>(&'a self, place: &'a Place) -> FuseMount<'a> {
@@ -118,7 +170,7 @@ impl Backend for Seaweedfs {
     }
 
     fn find_ailment(&self, question: &Question) -> Option<String> {
-        full::find(question)
+        full::find(question).or_else(|| self.find_untold(question))
     }
 
     fn probe(&self, patience: Duration) -> Result<(), AttachError> {
@@ -135,15 +187,13 @@ impl Backend for Seaweedfs {
             return Ok(attached);
         }
         let weed = program::find_executable(self.settings.program.as_deref(), "weed", &WEED_PATHS)?;
-        self.find_filer()?;
         let cache = self.cache(place);
         fuse::make_private(&cache)?;
         let place = Place { cache, ..place.clone() };
         if let Some(buffer) = arguments::write_buffer(&self.settings, &place) {
             fuse::make_private(&buffer)?;
         }
-        let arguments = arguments::of(&self.settings, &place);
-        self.mount(&place).start(&weed, arguments, self.settings.memory_limit)
+        self.start(&weed, &place)
     }
 
     fn enforcement(&self, volume: &Resolved) -> Enforcement {

@@ -68,5 +68,12 @@ conform!(
     a_killed_mount_program_is_mended_on_the_host_and_in_containers,
     a_mount_program_that_is_missing_is_named,
 );
+conform!(
+    image_on_gluster,
+    super::kinds::Image<crate::support::Gluster>,
+    mounts_are_back_after_a_reboot_before_nomad_is,
+    a_purge_and_a_collection_leave_the_data_and_nothing_else,
+    a_killed_mount_program_is_mended_on_the_host_and_in_containers,
+);
 conform_with_a_server!(seaweedfs, super::kinds::Seaweedfs);
 conform_with_a_server!(gluster, crate::support::Gluster);

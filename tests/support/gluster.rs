@@ -5,7 +5,7 @@ use super::lab::read_line;
 use super::world::World;
 use anyhow::Context as _;
 use nix::unistd::Pid;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A glusterd in a network namespace of its own, with its command line.
@@ -21,16 +21,23 @@ impl World {
     /// # Errors
     /// Where it does not come up.
     pub fn start_gluster(&self) -> anyhow::Result<Gluster> {
-        // Not its standard output: bricks and their like keep what they were given.
-        let status =
-            self.lab_command().arg("gluster").arg(self.directory()).stdout(std::process::Stdio::null()).status()?;
-        anyhow::ensure!(status.success(), "glusterd did not start: {status}");
-        let address = read_line(&self.directory().join("gluster.address"))?;
-        Ok(Gluster { address, directory: self.directory().join("gluster") })
+        Gluster::start(self.lab_command(), self.directory())
     }
 }
 
 impl Gluster {
+    /// Starts the glusterd of a lab's directory, by the lab's command.
+    ///
+    /// # Errors
+    /// Where it does not come up.
+    pub fn start(mut lab: Command, directory: &Path) -> anyhow::Result<Self> {
+        // Not its standard output: bricks and their like keep what they were given.
+        let status = lab.arg("gluster").arg(directory).stdout(std::process::Stdio::null()).status()?;
+        anyhow::ensure!(status.success(), "glusterd did not start: {status}");
+        let address = read_line(&directory.join("gluster.address"))?;
+        Ok(Self { address, directory: directory.join("gluster") })
+    }
+
     /// Its command line's own path: what it is told, it tells this glusterd.
     pub fn program(&self) -> PathBuf {
         self.directory.join("gluster")

@@ -89,6 +89,9 @@ fn one_client_serves_a_gluster_volume_and_outlives_the_agent() -> anyhow::Result
     assert!(cgroup(pid)?.contains("saddlebag") && cgroup(pid)? != cgroup(i32::try_from(agent)?)?, "its own cgroup");
     assert_eq!(limit(pid)?, 256 << 20);
 
+    doctor_finds_it_well(&world)?;
+    assert_eq!(clients(&world)?.len(), 1, "the client of a trial is gone");
+
     world.kill_agent()?;
     world.start_agent(&configuration(&gluster))?;
     let found = wait_source(&world, "below,main", &["attached"])?;
@@ -96,6 +99,22 @@ fn one_client_serves_a_gluster_volume_and_outlives_the_agent() -> anyhow::Result
     for writer in &writing {
         wait_mounted(&world, writer)?;
         writer.assert_whole(&world)?;
+    }
+    Ok(())
+}
+
+/// Doctor mounts it for a trial, by a client of its own, writes and reads.
+fn doctor_finds_it_well(world: &World) -> anyhow::Result<()> {
+    let file = world.directory().join("agent.hcl");
+    let said =
+        world.saddlebag(&["doctor", "--json", "--backend", "main", "--config", file.to_str().context("UTF-8")?])?;
+    let report: serde_json::Value = serde_json::from_str(&said)?;
+    let checks = report["checks"].as_array().context("checks")?;
+    for name in ["glusterd", "trial mount", "trial write", "trial read", "trial remove", "trial unmount"] {
+        let is_ok = |check: &serde_json::Value| {
+            check["area"] == "backend main" && check["name"] == name && check["outcome"] == "ok"
+        };
+        assert!(checks.iter().any(is_ok), "{name}: {report:#}");
     }
     Ok(())
 }

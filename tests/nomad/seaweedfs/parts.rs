@@ -47,6 +47,23 @@ fn a_filer_that_goes_is_replaced_by_another_of_the_list_and_comes_back_with_noth
 }
 
 #[test]
+fn a_filer_that_is_away_when_the_mount_begins_keeps_it_from_nobody() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
+    let cluster = Cluster::start(Plan { filers: 2, ..Plan::default() })?;
+    cluster.end("filer0", "KILL")?;
+    let world = world_on(&cluster, "away", "")?;
+    let writing = writers(&world, "far", Writer::launch)?;
+    let said = wait_source(&world, "far", &["degraded"])?;
+    let filer = cluster.filers().split(',').next().context("a filer")?.to_owned();
+    let reason = said["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(&format!("started while {filer} refused connections")), "{said:#}");
+    for writer in &writing {
+        writer.assert_whole(&world)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn without_a_volume_server_what_has_a_copy_is_read_and_nothing_synced_is_lost() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3");
     let cluster = Cluster::start(Plan { volumes: 2, filers: 1, copies: 1 })?;

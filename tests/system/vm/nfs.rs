@@ -3,6 +3,8 @@
 //!
 //! A machine takes minutes to boot where nothing accelerates it, so all of it is one story.
 
+mod image;
+
 use super::{assert_all_there, wait_for_acknowledged};
 use crate::machine::Machine as _;
 use crate::node::{Node, With};
@@ -66,11 +68,19 @@ volume "late" {
 }
 "#;
 
+/// The job that writes to an image on the export.
+const WRITER_OF_IMAGE: &str = "raw-disk";
+
 /// One more backend of an export, only to be mounted.
 fn backend(name: &str, server: &str, export: &str, more: &str) -> String {
     format!(
         "backend \"nfs\" \"{name}\" {{\n  server = \"{server}\"\n  export = \"{export}\"\n  attach_timeout = \"60s\"\n  linger = \"1s\"\n  {more}\n}}\n"
     )
+}
+
+/// The one that stays to hold a lock.
+fn one_more_mount() -> String {
+    backend("any", NAS, "/srv/export", "version = \"4\"")
 }
 
 const NAS: &str = "198.51.100.2";
@@ -88,7 +98,9 @@ fn an_nfs_server_may_be_away_rebooted_or_replaced_and_nothing_that_was_acknowled
     note(the_walk_through_runs_as_it_stands(&node, commands));
     let places = every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(&node)?;
     note(locks_are_seen_by_another_client_unless_they_are_local(&node, &places));
+    note(doctor_finds_it_well(&node));
     jobs_share_one_mount_of_the_export(&node)?;
+    note(image::it_grows_while_it_is_written_to(&node));
     note(a_dead_server_holds_up_its_own_volumes_only(&node));
     note(a_server_that_was_away_for_longer_than_the_lease_finds_its_clients_and_their_locks(&node, &places));
     note(a_replaced_server_is_mounted_anew_under_its_tasks(&node));
@@ -188,9 +200,10 @@ fn the_walk_through_runs_as_it_stands(node: &Node<Qemu>, commands: Vec<(String, 
     node.machine.run("rm /etc/saddlebag/conf.d/filer.hcl").map(drop)
 }
 
-/// Gives the agent another configuration.
-fn configure(node: &Node<Qemu>, more: &str) -> anyhow::Result<()> {
-    node.machine.write("/etc/saddlebag/conf.d/nas.hcl", &format!("{CONFIGURATION}{more}"))?;
+/// Gives the agent another configuration: with an image of that size, and more.
+fn configure(node: &Node<Qemu>, size: &str, more: &str) -> anyhow::Result<()> {
+    let text = format!("{CONFIGURATION}{}{more}", image::volume(size));
+    node.machine.write("/etc/saddlebag/conf.d/nas.hcl", &text)?;
     node.machine.run("saddlebag config validate; systemctl restart saddlebag").map(drop)
 }
 
@@ -252,7 +265,7 @@ fn every_version_is_mounted_as_it_was_asked_for_and_what_cannot_be_says_why(
         .map(|(name, server, more, _)| backend(name, server, "/srv/export", more))
         .chain(refused.iter().map(|(_, text, _)| text.clone()))
         .collect();
-    configure(node, &more)?;
+    configure(node, image::SIZES[0], &more)?;
     // One question for all of them: a slow machine takes seconds for an answer.
     let status = node.machine.wait("what can be mounted is, and what cannot says why", || {
         let Ok(status) = node.status() else { return Ok(None) };
@@ -330,8 +343,21 @@ fn locks_are_seen_by_another_client_unless_they_are_local(node: &Node<Qemu>, pla
     ensure!(is_had_by_another(node, places, "v3-local", "3")?, "with lock = false a lock is this client's affair");
     let_go(node, "v3-local")?;
     // What is no longer configured, and used by nobody, is unmounted. One that holds a lock later stays.
-    configure(node, &backend("any", NAS, "/srv/export", "version = \"4\""))?;
+    configure(node, image::SIZES[0], &one_more_mount())?;
     node.machine.wait("what is not configured any more is unmounted", || Ok((node.sources()?.len() == 2).then_some(())))
+}
+
+/// Doctor mounts the export for a trial, writes and reads.
+fn doctor_finds_it_well(node: &Node<Qemu>) -> anyhow::Result<()> {
+    // What else is not well in this machine is not the point.
+    let said = node.machine.run("saddlebag doctor --json --backend nas || true")?;
+    let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    for name in ["mount.nfs", "server", "trial mount", "trial write", "trial read", "trial remove", "trial unmount"] {
+        let is_ok = |check: &Value| check["area"] == "backend nas" && check["name"] == name && check["outcome"] == "ok";
+        ensure!(report["checks"].as_array().into_iter().flatten().any(is_ok), "{name}: {report:#}");
+    }
+    node.machine.note("doctor finds the export well");
+    Ok(())
 }
 
 /// The log of a volume on the server's own disk.
@@ -348,14 +374,15 @@ fn jobs_share_one_mount_of_the_export(node: &Node<Qemu>) -> anyhow::Result<()> {
         ("raw-nas", "raw_exec", "raw"),
         ("exec-nas", "exec", "inside"),
         ("leaver-nas", "raw_exec", "leaver"),
+        (WRITER_OF_IMAGE, "raw_exec", "disk"),
         ("raw-near", "raw_exec", "near"),
     ] {
         node.register(job, driver, volume)?;
     }
-    for job in ["raw-nas", "exec-nas", "leaver-nas", "raw-near"] {
+    for job in ["raw-nas", "exec-nas", "leaver-nas", WRITER_OF_IMAGE, "raw-near"] {
         wait_for_acknowledged(node, job, 5)?;
     }
-    node.wait_for_mounted(4)?;
+    node.wait_for_mounted(5)?;
     let at = mounted(node, "nas")?;
     let (device, ..) = listed(node, &at)?;
     let seen = node.machine.run(&format!("awk '$3 == \"{device}\" {{ print $5 }}' /proc/1/mountinfo | sort -u"))?;
@@ -391,7 +418,7 @@ fn a_dead_server_holds_up_its_own_volumes_only(node: &Node<Qemu>) -> anyhow::Res
     // A task that waits for it can be ended, and its volume is taken away without asking anybody.
     node.ask_nomad("DELETE", "/job/leaver-nas?purge=true", "")?;
     node.machine
-        .wait("the volume of an ended task is unmounted", || Ok((node.bindings()?.len() == 3).then_some(())))?;
+        .wait("the volume of an ended task is unmounted", || Ok((node.bindings()?.len() == 4).then_some(())))?;
     // All that time the agent answers at once, and other volumes are written to.
     node.machine.run("timeout 20 saddlebag status >/dev/null; timeout 20 saddlebag volume --help >/dev/null")?;
     ensure!(node.records("near").len() > near + 5, "the volume of another backend goes on");
@@ -403,6 +430,7 @@ fn a_dead_server_holds_up_its_own_volumes_only(node: &Node<Qemu>) -> anyhow::Res
             Ok((count(node, "first", volume) > before + 3).then_some(()))
         })?;
     }
+    image::wait_for_more(node, "after the server has come back")?;
     node.machine
         .wait("the source is sound again", || Ok((source(node, "nas")?["state"] == "attached").then_some(())))?;
     assert_nothing_lost(node, "first")
@@ -414,10 +442,16 @@ fn assert_nothing_lost(node: &Node<Qemu>, disk: &str) -> anyhow::Result<()> {
     for (job, volume) in [("raw-nas", "raw"), ("exec-nas", "inside")] {
         let log = stored(node, disk, volume)?;
         assert_all_there(job, volume, &acknowledged, &log)?;
-        let numbers: Vec<u64> = log.lines().filter_map(|line| line.parse().ok()).collect();
-        ensure!(numbers.len() == log.lines().count() && numbers.is_sorted(), "{volume}: {log}");
+        assert_in_order(volume, &log)?;
         ensure!(node.restarts(job)? == 0, "{job} was restarted");
     }
+    image::assert_nothing_lost(node)
+}
+
+/// Numbers only, and none before a lesser one.
+fn assert_in_order(volume: &str, log: &str) -> anyhow::Result<()> {
+    let numbers: Vec<u64> = log.lines().filter_map(|line| line.parse().ok()).collect();
+    ensure!(numbers.len() == log.lines().count() && numbers.is_sorted(), "{volume}: {log}");
     Ok(())
 }
 
@@ -435,6 +469,7 @@ fn a_server_that_was_away_for_longer_than_the_lease_finds_its_clients_and_their_
             Ok((count(node, "first", volume) > before + 3).then_some(()))
         })?;
     }
+    image::wait_for_more(node, "after the server's reboot")?;
     let held = "if flock --nonblock /mnt/any/lock-any true; then echo free; else echo held; fi";
     let found = node.machine.run(&format!("nfs-host other run bash -c '{held}'"))?;
     ensure!(found == "held\n", "the lock was not reclaimed");
@@ -466,7 +501,8 @@ fn a_replaced_server_is_mounted_anew_under_its_tasks(node: &Node<Qemu>) -> anyho
         ensure!(found.trim() == now, "{table}: {found}, not {now}");
     }
     ensure!(!node.machine.holds("test -e /var/lib/saddlebag/sources/*.new"), "what was beside is taken away");
-    node.wait_for_mounted(3)?;
+    image::wait_for_more(node, "on the new server")?;
+    node.wait_for_mounted(4)?;
     node.assert_nothing_beneath()?;
     assert_nothing_lost(node, "second")?;
     let alloc = node.allocation("exec-nas")?["ID"].as_str().context("an id")?.to_owned();
