@@ -367,6 +367,57 @@ fn a_file_system_that_met_an_error_is_attached_anew_from_its_journal() {
     });
 }
 
+/// A backend that has less room than its images were promised.
+#[test]
+fn a_backend_without_room_fails_what_has_no_place_and_keeps_all_that_was_acknowledged() {
+    in_private_namespace(|| {
+        for format in ["ext4", "xfs"] {
+            let images = Images::new();
+            let disk = images.root.join("volumes");
+            let mount = |options: &str| {
+                let done = Command::new("mount").args(["-o", options, "none"]).arg(&disk).status().unwrap();
+                assert!(done.success(), "{options}");
+            };
+            let done =
+                Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "none"]).arg(&disk).status().unwrap();
+            assert!(done.success());
+            let more = format!("format = \"{format}\"");
+            let mounted = images.attach("400MiB", &more).unwrap();
+            let piece = vec![7; 1 << 20];
+            let mut acknowledged = 0;
+            let error = loop {
+                assert!(acknowledged < 400, "there is room for all of it");
+                let written = File::create(mounted.path(&format!("piece-{acknowledged}")))
+                    .and_then(|mut file| file.write_all(&piece).and_then(|()| file.sync_all()));
+                match written {
+                    Ok(()) => acknowledged += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(acknowledged > 8, "{format}: {acknowledged} pieces, then {error}");
+            // What cannot be written is damage, and is told; with room it is mended like any other.
+            mount("remount,size=600m");
+            // Ext4 finds out what of it was lost when it changes something the next time, and refuses from there on.
+            let meanwhile = images.attach("400MiB", &more).unwrap();
+            let _ = File::create(meanwhile.path("any")).and_then(|file| file.sync_all());
+            let again = images.attach("400MiB", &more).unwrap();
+            for number in 0..acknowledged {
+                assert_eq!(fs::read(again.path(&format!("piece-{number}"))).unwrap(), piece, "{format}: {number}");
+            }
+            write_synced(&again.path("after"), "there is room");
+            again.detach();
+            let check = match format {
+                "ext4" => Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(images.image()).output(),
+                _ => Command::new("xfs_repair").args(["-n", "-f"]).arg(images.image()).output(),
+            };
+            let check = check.unwrap();
+            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+            drop((mounted, meanwhile));
+            nix::mount::umount(&disk).unwrap();
+        }
+    });
+}
+
 fn shut_down(root: &Path) {
     let root = saddlebag::sys::resolve::open_root(root).unwrap();
     saddlebag::sys::block_fs::shut_down(std::os::fd::AsFd::as_fd(&root)).unwrap();
