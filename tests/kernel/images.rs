@@ -169,6 +169,41 @@ fn an_image_is_made_used_let_go_and_found_with_all_that_was_written() {
     });
 }
 
+/// What another thread starts has copies of this process's descriptors for a moment.
+#[test]
+fn an_image_is_not_attached_while_the_device_that_made_it_is_still_open_somewhere() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    in_private_namespace(|| {
+        let images = Images::new();
+        let (was_held, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        let draft = format!("/.{}.img.", images.name);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    for number in 0..64 {
+                        let file = format!("/sys/block/loop{number}/loop/backing_file");
+                        if !fs::read_to_string(file).is_ok_and(|name| name.contains(&draft)) {
+                            continue;
+                        }
+                        let Ok(held) = File::open(format!("/dev/loop{number}")) else { continue };
+                        was_held.store(true, Ordering::SeqCst);
+                        std::thread::sleep(std::time::Duration::from_secs(1));
+                        drop(held);
+                        return;
+                    }
+                }
+            });
+            let mounted = images.ext4("64MiB");
+            is_over.store(true, Ordering::SeqCst);
+            let devices = images.devices();
+            assert!(was_held.load(Ordering::SeqCst), "the device of the draft was not seen");
+            assert_eq!(devices.len(), 1, "one device: {devices:?}");
+            write_synced(&mounted.path("file"), "kept");
+            mounted.detach();
+        });
+    });
+}
+
 #[test]
 fn a_next_agent_finds_the_same_mount_on_the_same_device() {
     in_private_namespace(|| {

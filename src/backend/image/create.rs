@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::devices;
 use super::error::ImageError;
 use super::note::{self, Machine, Note, Stage};
 use super::site::Site;
@@ -65,7 +66,9 @@ fn make(site: &Site, settings: &ImageBackend, draft: &OsStr, tag: &str) -> Resul
     prove_unknown(&device)?;
     format(&device, settings)?;
     finish_root(&device, settings)?;
+    let number = device.number();
     drop(device);
+    devices::wait_until_let_go(number, &file)?;
     file.sync_all().map_err(call("write the image"))?;
     match read_superblock(&mut file)? {
         Seen::Known(found) if found.format == settings.format => {}

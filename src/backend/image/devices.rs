@@ -1,9 +1,11 @@
 //! The loop devices of an image on this machine, and how a former one is kept from writing.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::error::ImageError;
 use super::note::{Machine, Note};
@@ -16,6 +18,11 @@ use crate::sys::block_fs;
 use crate::sys::identity::Identity;
 use crate::sys::loop_device::{self, LoopDevice, Status};
 use crate::sys::mount::{self, Flags, MountError};
+
+/// How long a device is waited for that nobody should have any more.
+const LET_GO: Duration = Duration::from_secs(10);
+/// How long between two looks at it.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A device that is bound to a file of the image's name.
 #[derive(Debug)]
@@ -92,6 +99,38 @@ pub fn is_over(known: &[Known], note: &Note, machine: &Machine, tag: &str, site:
     }
     let by = format!("{} on this machine has it, by another mount of its backend", note.source);
     Err(ImageError::Taken { path: site.path(), by })
+}
+
+/// Waits until a device that this process has closed is bound to its file no more. A copy of a descriptor, of the device or
+/// of a mount of it, is in whatever another thread is just starting, up to its exec; until that has closed it, too, the
+/// file system is written to, and a second device of the same file would be a second writer.
+///
+/// # Errors
+/// Somebody holds it for longer than is waited.
+pub fn wait_until_let_go(number: u32, file: &File) -> Result<(), ImageError> {
+    let failed = || ImageError::call("wait for the end of the image's first loop device");
+    let stat = rustix::fs::fstat(file).map_err(|errno| failed()(errno.into()))?;
+    let own = ((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)), stat.st_ino);
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match LoopDevice::open(number).and_then(|device| device.status()) {
+            Ok(Some(status)) if (status.device, status.inode) == own => {}
+            Ok(_) => return Ok(()),
+            // On its way out, or without a node any more.
+            Err(error)
+                if [Errno::NXIO, Errno::NOENT]
+                    .map(|errno| Some(errno.raw_os_error()))
+                    .contains(&error.raw_os_error()) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(failed()(error)),
+        }
+        if Instant::now() > deadline {
+            return Err(failed()(io::ErrorKind::TimedOut.into()));
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Whether no device of that tag can write any more.

@@ -155,6 +155,10 @@ impl Image {
         let superblock = self.recognise(opened, site)?;
         grow::cut_stray(settings.size, &superblock, opened, site)?;
         grow::lengthen(settings.size, opened, site)?;
+        // The one thing that must never be: two devices that write to one file.
+        if devices::find_present(&devices::find(&site.name, tag, None)?, opened, tag, site)?.is_some() {
+            return Err(ImageError::call("attach the image")(io::ErrorKind::ResourceBusy.into()));
+        }
         let block_size = u32::try_from(superblock.sector_size.min(BLOCK_SIZE)).unwrap_or(512);
         let device = LoopDevice::bind(opened.file.as_fd(), block_size, DIRECT, tag)
             .map_err(ImageError::call("bind a loop device"))?;
