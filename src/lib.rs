@@ -24,6 +24,7 @@
 pub mod agent;
 pub mod api;
 pub mod backend;
+mod chance;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -1,10 +1,10 @@
 //! How often Nomad is asked: never more than so many times a second, and slower after errors.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::chance;
 
 /// Lets a few requests through at once after a quiet time, and then one in each interval.
 ///
@@ -59,16 +59,8 @@ impl Backoff {
         let nominal = self.next;
         self.next = (nominal * 2).min(self.most);
         let quarter = nominal / 4;
-        nominal - quarter.mul_f64(fraction())
+        nominal - quarter.mul_f64(chance::fraction())
     }
-}
-
-/// A number from 0 to 1 that differs from process to process and call to call, so that the agents of a cluster whose
-/// servers come back do not all ask at one instant.
-fn fraction() -> f64 {
-    // Each RandomState has keys of its own; hashing nothing with it is a random number without a crate for it.
-    let random = RandomState::new().build_hasher().finish() >> 32;
-    random as f64 / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -30,6 +30,14 @@ pub fn prepare(backend: &Backend, volume: &Resolved) -> anyhow::Result<()> {
     backend::of(backend).prepare(volume).map_err(|error| anyhow::anyhow!("{error} ({:?})", error.hint))
 }
 
+/// As an agent does, which tries again what may pass by itself for as long as a hook waits.
+fn prepare_patiently(backend: &Backend, volume: &Resolved) -> anyhow::Result<()> {
+    wait_until("what passes by itself", PATIENCE, &[], || match backend::of(backend).prepare(volume) {
+        Err(error) if error.is_temporary => Ok(None),
+        prepared => prepared.map(Some).map_err(|error| anyhow::anyhow!("{error} ({:?})", error.hint)),
+    })
+}
+
 /// How long the filer's own rounds take: it looks every 30 s for what is to be removed.
 const ROUNDS: Duration = Duration::from_secs(100);
 
@@ -124,7 +132,9 @@ fn many_at_once(cluster: &Cluster) -> anyhow::Result<()> {
                 let backend = seaweedfs(&cluster.filer(number % 2), "");
                 scope.spawn(move || -> anyhow::Result<()> {
                     let backend = backend?;
-                    names.iter().try_for_each(|name| prepare(&backend, &volume(&format!("many/{name}"), Some(name))?))
+                    names
+                        .iter()
+                        .try_for_each(|name| prepare_patiently(&backend, &volume(&format!("many/{name}"), Some(name))?))
                 })
             })
             .collect();

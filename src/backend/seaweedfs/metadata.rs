@@ -10,6 +10,7 @@ use md5::{Digest, Md5};
 use super::rpc::{Filers, RpcError};
 use super::rules::{self, Rule, RulesError};
 use super::wire::{self, Malformed, Message};
+use crate::chance;
 
 /// Where a filer's rules are (weed/filer/filer_conf.go).
 const RULES_FOLDER: &str = "/etc/seaweedfs";
@@ -170,11 +171,16 @@ pub(super) fn apply_rule(filers: Filers<'_>, rule: &Rule) -> Result<bool, Metada
         };
         let Some(wanted) = rules::with(content, rule)? else { return Ok(has_changed) };
         if turn > 0 {
-            std::thread::sleep(Duration::from_millis(20 << turn));
+            std::thread::sleep(pause(turn));
         }
         has_changed |= put_rules(filers, entry.as_deref(), wanted.as_bytes())?;
     }
     Err(MetadataError::Contended)
+}
+
+/// How long others are left alone before another try: twice as long each time, and never as long as anybody else waits.
+fn pause(turn: u32) -> Duration {
+    Duration::from_millis(40 << turn).mul_f64(0.25 + 0.75 * chance::fraction())
 }
 
 /// The rules as they lie in their entry.
