@@ -20,6 +20,7 @@ pub mod program;
 mod seaweedfs;
 mod server;
 mod size;
+mod whereabouts;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{AttachError, DetachError, PrepareError};
 pub use image::{ImageError, name_of as image_note};
 pub use size::{Enforcement, SizeError};
+pub use whereabouts::Whereabouts;
 
 use crate::check::Check;
 use crate::config::{self, BackendKind};

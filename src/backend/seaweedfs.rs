@@ -15,6 +15,7 @@ mod rules;
 mod security;
 mod wire;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,20 +84,23 @@ impl Seaweedfs {
                 if let Some(attached) = self.mount(place).find_mounted()? {
                     return Ok(attached);
                 }
+                let untold: Vec<&str> =
+                    all.iter().filter(|filer| !accepting.contains(filer)).map(String::as_str).collect();
+                note_untold(place, &untold);
                 start(&accepting)
             }
-            started => started,
+            started => {
+                note_untold(place, &[]);
+                started
+            }
         }
     }
 
     /// That its program does not know all filers of the list, and so does not go to them when the others are gone.
     fn find_untold(&self, question: &Question) -> Option<String> {
-        if self.settings.filers.len() < 2 {
-            return None;
-        }
-        let pid = program::find_by_argument(arguments::mount_point(&question.root).as_encoded_bytes())?;
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let untold = arguments::filers_untold(&self.settings.filers, &line);
+        let noted = std::fs::read_to_string(untold_note(&question.log)).ok()?;
+        let untold: Vec<&str> =
+            noted.lines().filter(|line| self.settings.filers.iter().any(|filer| filer == line)).collect();
         (!untold.is_empty()).then(|| {
             format!(
                 "its mount program was started while {} refused connections, and never goes there",
@@ -216,5 +220,25 @@ impl Backend for Seaweedfs {
 
     fn detach(&self, place: &Place) -> Result<(), DetachError> {
         fuse::detach(place)
+    }
+}
+
+/// Where it is noted which filers a mount program was not told of.
+fn untold_note(log: &Path) -> PathBuf {
+    log.with_extension("untold-filers")
+}
+
+/// Notes them; it is said of the source for as long as that program runs.
+fn note_untold(place: &Place, filers: &[&str]) {
+    let note = untold_note(&place.log);
+    let noted = match filers {
+        [] => std::fs::remove_file(&note).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }),
+        untold => std::fs::write(&note, untold.join("\n")),
+    };
+    if let Err(error) = noted {
+        tracing::warn!(source = %place.key, note = %note.display(), %error, "which filers its mount program knows is not noted");
     }
 }

@@ -19,7 +19,7 @@ use super::reconciler::Reconciler;
 use super::source::State;
 use super::worker::Desk;
 use crate::api::volumes::{DefinedBy, Outcome, UsedBy, VolumeList, VolumeReply, VolumeStatus};
-use crate::backend::{self, Enforcement, SizeError, SourceKey};
+use crate::backend::{self, Enforcement, SizeError, SourceKey, Whereabouts};
 use crate::config::{AccessMode, NAME_RULE, Volume, is_name};
 use crate::hcl::nearest;
 use crate::job::{Kind, Refusal};
@@ -288,6 +288,10 @@ impl Reconciler {
         let worked = match worked {
             Ok(worked) => worked,
             Err(error) => {
+                // A limit that was to be lifted may have been.
+                if !matches!(change.doing, Doing::Register { unsize: None, .. }) {
+                    self.sizes.remove(&directory);
+                }
                 let refusal = error.refusal(&placed.volume, matches!(change.doing, Doing::Register { .. }));
                 if error.blames_source() {
                     self.doubt_source(&directory.0);

@@ -91,7 +91,7 @@ fn a_symbolic_link_where_the_directory_belongs_is_followed_by_nothing() -> anyho
 
 #[test]
 fn a_directory_that_others_have_a_part_in_is_not_deleted() -> anyhow::Result<()> {
-    let node = Node::new("")?;
+    let mut node = Node::new("")?;
     node.define("create", &volume("outer", "  path = \"o\"\n"))?.json()?;
     let inner = node.define("create", &volume("inner", "  path = \"o/i\"\n"))?.json()?;
     assert_eq!(inner["warnings"][0], "volume \"inner\" is inside volume \"outer\"");
@@ -99,6 +99,13 @@ fn a_directory_that_others_have_a_part_in_is_not_deleted() -> anyhow::Result<()>
     assert_eq!(said.code, 78);
     assert!(said.err.contains("volume \"inner\" (defined at "), "{}", said.err);
     node.ask(&["volume", "delete", "--json", "inner"])?;
+    // By another backend of the same disk too.
+    node.add(&format!("backend \"host\" \"deep\" {{\n  path = \"{}/o\"\n}}\n", node.disk().display()));
+    node.restart()?;
+    node.define("create", "volume \"beside\" {\n  backend = \"deep\"\n}\n")?.json()?;
+    let said = node.say(&["volume", "delete", "outer"])?;
+    assert!(said.code == 78 && said.err.contains("volume \"beside\" (defined at "), "{}", said.err);
+    node.ask(&["volume", "deregister", "--json", "beside"])?;
     node.ask(&["volume", "delete", "--json", "outer"])?;
 
     // All of a backend is no volume's to delete.

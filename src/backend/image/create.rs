@@ -46,7 +46,7 @@ pub fn create(site: &Site, settings: &ImageBackend, machine: &Machine, tag: &str
     let draft = draft_name(&site.name)?;
     let shown = draft.to_string_lossy().into_owned();
     note::claim(site, &Note::new(machine, tag, Stage::Creating(shown)), |_| Ok(()))?;
-    let made = make(site, settings, &draft, tag);
+    let made = make(site, settings, &draft, tag, machine);
     if made.is_err() {
         // Its name is random and was made by this call alone.
         let _ = remove(site, &draft);
@@ -54,7 +54,7 @@ pub fn create(site: &Site, settings: &ImageBackend, machine: &Machine, tag: &str
     made
 }
 
-fn make(site: &Site, settings: &ImageBackend, draft: &OsStr, tag: &str) -> Result<(), ImageError> {
+fn make(site: &Site, settings: &ImageBackend, draft: &OsStr, tag: &str, machine: &Machine) -> Result<(), ImageError> {
     let call = ImageError::call;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(site.directory.as_fd(), draft, flags, Mode::RUSR | Mode::WUSR)
@@ -73,6 +73,12 @@ fn make(site: &Site, settings: &ImageBackend, draft: &OsStr, tag: &str) -> Resul
     match read_superblock(&mut file)? {
         Seen::Known(found) if found.format == settings.format => {}
         seen => return Err(call("find the file system that was made")(io::Error::other(format!("{seen:?}")))),
+    }
+    // Where two asked in the same instant the note is one's by now; and there a name may be given over another's.
+    let is_own =
+        |note: &Note| note.machine.is(machine) && note.stage == Stage::Creating(draft.to_string_lossy().into());
+    if !note::read(site)?.is_some_and(|note| is_own(&note)) || site.open()?.is_some() {
+        return Err(call("name the image")(io::Error::other("another machine makes it too")));
     }
     name(site, draft).map_err(call("name the image"))?;
     site.sync().map_err(call("name the image"))?;

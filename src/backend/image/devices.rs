@@ -24,6 +24,15 @@ const LET_GO: Duration = Duration::from_secs(10);
 /// How long between two looks at it.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What the kernel says of a device that is on its way out, or has no node any more.
+const GONE: [Errno; 3] = [Errno::NXIO, Errno::NOENT, Errno::NODEV];
+/// What it says of a file whose mount program has ended, or whose server was replaced.
+const LOST: [Errno; 3] = [Errno::NOTCONN, Errno::CONNABORTED, Errno::STALE];
+
+fn is_one_of(error: &io::Error, errnos: &[Errno]) -> bool {
+    errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// A device that is bound to a file of the image's name.
 #[derive(Debug)]
 pub struct Known {
@@ -43,17 +52,22 @@ impl Known {
 /// that is mounted at this source's own place.
 ///
 /// # Errors
-/// The kernel's listing cannot be read.
+/// The kernel's listing cannot be read, or one that may be the image's cannot be asked: it might write.
 pub fn find(name: &OsStr, tag: &str, mounted: Option<u32>) -> Result<Vec<Known>, ImageError> {
     let mut found = Vec::new();
     for number in loop_device::find_by_name(name).map_err(ImageError::call("look for loop devices"))? {
         // It may go at any moment.
-        let Ok(device) = LoopDevice::open(number) else { continue };
+        let device = match LoopDevice::open(number) {
+            Ok(device) => device,
+            Err(error) if is_one_of(&error, &GONE) => continue,
+            Err(error) => return Err(ImageError::call("open a loop device of the image's name")(error)),
+        };
         let status = match device.status() {
             Ok(Some(status)) => status,
             Ok(None) => continue,
-            // The kernel asks the file for its number first, which a file whose mount program has ended does not say.
-            Err(error) => unknown(number, &error, tag, mounted),
+            // The kernel asks the file for its number first, which a file whose storage is gone for good does not say.
+            Err(error) if is_one_of(&error, &LOST) => unknown(number, &error, tag, mounted),
+            Err(error) => return Err(ImageError::call("ask a loop device of the image's name for its file")(error)),
         };
         found.push(Known { device, status });
     }
@@ -117,13 +131,7 @@ pub fn wait_until_let_go(number: u32, file: &File) -> Result<(), ImageError> {
             Ok(Some(status)) if (status.device, status.inode) == own => {}
             Ok(_) => return Ok(()),
             // On its way out, or without a node any more.
-            Err(error)
-                if [Errno::NXIO, Errno::NOENT]
-                    .map(|errno| Some(errno.raw_os_error()))
-                    .contains(&error.raw_os_error()) =>
-            {
-                return Ok(());
-            }
+            Err(error) if is_one_of(&error, &GONE) => return Ok(()),
             Err(error) => return Err(failed()(error)),
         }
         if Instant::now() > deadline {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,7 +95,12 @@ pub fn grow(
     mount_point: &Path,
     site: &Site,
 ) -> Result<(), ImageError> {
-    let mut length = opened.length;
+    let mut length = opened.file.metadata().map_err(ImageError::call("look at the image"))?.len();
+    if length >= loop_device::BEYOND {
+        // Neither the device nor the file system may follow it there.
+        let why = "a write of a former loop device lies beyond it, and is cut off when it is attached the next time";
+        return Err(ImageError::call("make the image longer")(io::Error::other(why)));
+    }
     let is_longer = length < size;
     if is_longer {
         length = size;

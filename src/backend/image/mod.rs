@@ -153,6 +153,8 @@ impl Image {
             _ => lock::take(opened, &devices::disarmed_numbers(known, tag), site)?,
         };
         let superblock = self.recognise(opened, site)?;
+        // It was opened before a former device was taken away, whose last write may have made it longer.
+        opened.look_again()?;
         grow::cut_stray(settings.size, &superblock, opened, site)?;
         grow::lengthen(settings.size, opened, site)?;
         // The one thing that must never be: two devices that write to one file.

@@ -37,6 +37,17 @@ pub struct Opened {
     pub length: u64,
 }
 
+impl Opened {
+    /// Takes the length that it has now.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn look_again(&mut self) -> Result<(), ImageError> {
+        self.length = self.file.metadata().map_err(ImageError::call("look at the image"))?.len();
+        Ok(())
+    }
+}
+
 impl Site {
     /// Finds the directory, over no symbolic link; where it may be made, it is.
     ///

@@ -16,9 +16,6 @@ const LOGICAL: &str = "df.logical";
 /// The flag of how much that may be.
 const WRITE_BUFFER_MIB: &str = "writeBufferSizeMB";
 
-/// The flag of the filers' list.
-const FILERS: &str = "filer";
-
 /// What decides whether two volumes can share a mount. It names the source on the disk: for what could be said in an
 /// earlier version the text is that version's, so that an upgrade finds the mount that runs.
 pub(super) fn options(settings: &SeaweedfsBackend) -> String {
@@ -58,19 +55,6 @@ pub(super) fn mount_point(mount_point: &Path) -> OsString {
     option("dir", mount_point.as_os_str())
 }
 
-/// The argument that names the filers.
-fn filers(filers: &[String]) -> OsString {
-    option(FILERS, OsStr::new(&filers.join(",")))
-}
-
-/// Those of `filers` that a program with this command line was not told of; none where it names no filer at all.
-pub(super) fn filers_untold(filers: &[String], command_line: &[u8]) -> Vec<String> {
-    let prefix = format!("-{FILERS}=");
-    let mut words = command_line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    let Some(told) = words.find_map(|word| word.strip_prefix(&prefix).map(str::to_owned)) else { return Vec::new() };
-    filers.iter().filter(|filer| !told.split(',').any(|told| told == *filer)).cloned().collect()
-}
-
 /// All arguments, for a place whose cache folder is the one that is used, and for some or all of the filers.
 pub(super) fn of(settings: &SeaweedfsBackend, told: &[String], place: &Place) -> Vec<OsString> {
     let mib = |bytes: u64| bytes >> 20;
@@ -82,7 +66,7 @@ pub(super) fn of(settings: &SeaweedfsBackend, told: &[String], place: &Place) ->
     }
     args.extend([
         OsString::from("mount"),
-        filers(told),
+        option("filer", OsStr::new(&told.join(","))),
         option("filer.path", OsStr::new("/")),
         mount_point(&place.mount_point),
         OsString::from("-dirAutoCreate=false"),
@@ -152,15 +136,6 @@ mod tests {
             prober: backend::prober::Prober::new(backend::SourceKey("seaweedfs-1".into()), |_| ()),
         };
         of(&settings, &settings.filers, &place).into_iter().map(|argument| argument.into_string().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_filer_that_a_program_was_not_told_of_is_found_in_its_command_line() {
-        let filers = ["a:8888", "b:8888"].map(String::from);
-        let line = |said: &str| format!("/usr/bin/weed\0mount\0{said}\0-filer.path=/\0");
-        assert_eq!(filers_untold(&filers, line("-filer=a:8888").as_bytes()), ["b:8888"]);
-        assert!(filers_untold(&filers, line("-filer=b:8888,a:8888").as_bytes()).is_empty());
-        assert!(filers_untold(&filers, b"sleep\x001\0").is_empty());
     }
 
     #[test]

@@ -42,16 +42,19 @@ impl Reconciler {
 
     /// Refuses to delete a directory that another volume has a part in, or somebody uses by another name.
     pub(super) fn refuse_if_shared(&self, placed: &Placed) -> Result<(), Refusal> {
-        let (name, key) = (&placed.volume.name, backend::key_of(&placed.backend));
-        let path = within_source(placed).path;
-        let concerns = |source: &SourceKey, other: &std::path::Path| {
-            *source == key && (other.starts_with(&path) || path.starts_with(other))
-        };
-        let users = self.find_users(|binding| concerns(&binding.source, &binding.volume.path));
+        let name = &placed.volume.name;
+        let here = Whereabouts::of(&placed.backend, &within_source(placed).path);
+        let users = self.find_users(|binding| {
+            // One of a source that is not known may be of anything.
+            self.sources.get(&binding.source).is_none_or(|source| {
+                let there = Whereabouts::of(&source.definition, &binding.volume.path);
+                there.is_within(&here) || here.is_within(&there)
+            })
+        });
         refuse_users(&format!("the directory of volume {name:?} is in use"), "it cannot be deleted", &users)?;
         for defined in self.registry.defined().filter(|defined| defined.volume.name != *name) {
             let Some(other) = self.registry.place_file(&defined.volume) else { continue };
-            if backend::key_of(&other.backend) == key && within_source(&other).path.starts_with(&path) {
+            if Whereabouts::of(&other.backend, &within_source(&other).path).is_within(&here) {
                 let message = format!(
                     "volume {name:?} cannot be deleted: volume {:?} (defined at {}) lies in its directory",
                     defined.volume.name, defined.place

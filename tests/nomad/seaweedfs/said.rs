@@ -110,5 +110,16 @@ fn collections_buckets_sizes_and_options_are_what_a_real_cluster_makes_of_them()
     wait_mounted(&world, &small)?;
     world.wait_until("room", PATIENCE, || Ok((write(&small.place(&world).join("more"), 8).0 == 8).then_some(())))?;
     assert_eq!(pid_of(&wait_source(&world, "main~small", &["attached"])?)?, pid_of(&own)?);
-    small.assert_kept(&world)
+    small.assert_kept(&world)?;
+
+    // A program that knows no attributes is known for dead all the same, and mounted anew.
+    let former = pid_of(&wait_source(&world, "main", &["attached"])?)?;
+    let before = shop.records(&world)?.len();
+    nix::sys::signal::kill(former, nix::sys::signal::Signal::SIGKILL)?;
+    world.wait_until("another mount program", PATIENCE, || {
+        let now = pid_of(&wait_source(&world, "main", &["attached"])?)?;
+        Ok((now != former).then_some(()))
+    })?;
+    wait_mounted(&world, &shop)?;
+    shop.wait_for_more(&world, before)
 }
