@@ -60,6 +60,9 @@ impl Reconciler {
             source.retry = source.retry.map(|_| Instant::now());
             if self.is_needed(&above) {
                 self.attach(&above);
+            } else {
+                // It may wait to be let go.
+                self.wake_source(&above);
             }
         }
     }

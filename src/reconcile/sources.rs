@@ -19,6 +19,8 @@ use crate::backend::program::Running;
 use crate::backend::{self, AttachError, Attached, DetachError, SourceKey};
 use crate::config;
 
+/// How often it is looked whether what an unused source lies on is there to let it go.
+const LET_GO_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries while a prestart task waits: its own deadline may be near.
 const LONGEST_AWAITED_RETRY: Duration = Duration::from_secs(1);
 
@@ -214,6 +216,8 @@ impl Reconciler {
         let Some(source) = self.sources.get_mut(key) else { return };
         if source.attached().is_some() {
             source.set(State::Detached);
+            // What lies on another may have to wait for that one, and nobody may need it by then: its mount is there.
+            source.is_recalled |= source.beneath.is_some();
             self.attach(key);
         }
     }
@@ -317,29 +321,45 @@ impl Reconciler {
                 self.touch_users(key);
             }
             // A mount that nobody explains may be of it, and another program for the same filer would be a second one.
-            State::Attached(_) | State::Detached if is_held && !used && !source.keep => {
+            State::Attached(_) | State::Detached | State::Failed(..) if is_held && !used && !source.keep => {
                 let at = Instant::now() + source.definition.linger.max(Duration::from_secs(1));
                 self.set_timer(at, Timer::Source(key.clone()));
             }
-            State::Attached(_) | State::Detached
+            // One that could not be attached again may still have its former mount, where it lies on another.
+            State::Attached(_) | State::Detached | State::Failed(..)
                 if !used
                     && !source.keep
                     && (source.is_recalled || source.attached().is_some())
+                    && (source.beneath.is_some() || !matches!(source.state, State::Failed(..)))
                     && source.since.elapsed() >= source.linger() =>
             {
-                source.is_recalled = false;
-                source.set(State::Detaching);
-                let beneath = source.beneath.clone().and_then(|beneath| self.find_beneath(&beneath));
-                let Some(source) = self.sources.get_mut(key) else { return };
-                source.place.beneath = beneath;
-                let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
-                self.submit(Desk::Source(key.clone()), move || {
-                    let detached = backend::of(&definition).detach(&place);
-                    Done::Detached(key, detached)
-                });
+                self.let_go(key);
             }
             _ => {}
         }
+    }
+
+    /// Has it taken away. What lies on another source is let go there too, by a note: that one has to be there for it, and
+    /// nothing of an unmount is begun while it hangs.
+    fn let_go(&mut self, key: &SourceKey) {
+        let beneath = self.sources.get(key).and_then(|source| source.beneath.clone());
+        let on = beneath.as_ref().and_then(|beneath| self.find_beneath(beneath));
+        if let (Some(beneath), None) = (&beneath, &on)
+            && self.sources.contains_key(beneath)
+        {
+            self.attach(beneath);
+            self.set_timer(Instant::now() + LET_GO_RETRY, Timer::Source(key.clone()));
+            return;
+        }
+        let Some(source) = self.sources.get_mut(key) else { return };
+        source.is_recalled = false;
+        source.set(State::Detaching);
+        source.place.beneath = on;
+        let (definition, place, key) = (source.definition.clone(), source.place.clone(), key.clone());
+        self.submit(Desk::Source(key.clone()), move || {
+            let detached = backend::of(&definition).detach(&place);
+            Done::Detached(key, detached)
+        });
     }
 
     pub(super) fn note_detached(&mut self, key: &SourceKey, detached: Result<(), DetachError>) {

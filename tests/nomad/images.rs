@@ -84,12 +84,12 @@ impl Image {
         Ok(Self { backend, file: directory.join(&path), path })
     }
 
-    fn on_seaweedfs(world: &World) -> anyhow::Result<Self> {
+    fn on_seaweedfs(world: &World, filer: &str) -> anyhow::Result<Self> {
         let path = format!("images/{}.img", name_of(world)?);
         let weed = tool("weed").context("no weed")?;
         let backend = format!(
             "backend \"seaweedfs\" \"disk\" {{\n  filer = \"{}\"\n  program = \"{}\"\n  linger = \"1s\"\n  attach = \"demand\"\n}}\n",
-            world.lab().filer,
+            filer,
             weed.display()
         );
         Ok(Self { backend, file: PathBuf::from(&path), path })
@@ -229,7 +229,7 @@ fn an_image_keeps_the_files_of_each_driver_and_tells_its_true_size() -> anyhow::
 fn an_image_on_seaweedfs_is_attached_anew_when_its_mount_program_is_killed() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3", "mkfs.ext4");
     let world = World::new("image-weed")?;
-    let image = Image::on_seaweedfs(&world)?;
+    let image = Image::on_seaweedfs(&world, &world.lab().filer)?;
     world.start_agent(&image.configuration("ext4", "64MiB"))?;
     world.run_job(&job(&DRIVERS), &[])?;
     let alloc = world.wait_running("db")?;
@@ -258,6 +258,42 @@ fn an_image_on_seaweedfs_is_attached_anew_when_its_mount_program_is_killed() -> 
         Ok((attached.count() == 0).then_some(()))
     })?;
     Ok(())
+}
+
+/// Its note on the filer would keep every other machine from it for ever.
+#[test]
+fn an_image_whose_storage_is_away_when_its_task_ends_is_let_go_when_that_is_back() -> anyhow::Result<()> {
+    require!("root", "nomad", "dockerd", "docker", "weed", "fusermount3", "mkfs.ext4", "curl");
+    let world = World::new("image-away")?;
+    anyhow::ensure!(world.start_own_seaweedfs()?.wait()?.success(), "no SeaweedFS");
+    let image = Image::on_seaweedfs(&world, &world.own_filer()?)?;
+    world.start_agent(&format!("probe_interval = \"1s\"\n{}", image.configuration("ext4", "64MiB")))?;
+    world.run_job(&job(&["raw_exec"]), &[])?;
+    let alloc = world.wait_running("db")?;
+    wait_more(&world, &alloc, &["raw_exec"])?;
+    let name = image.file.file_name().and_then(|name| name.to_str()).context("a name")?;
+    let note = format!("http://{}/images/.{name}.owner", world.own_filer()?);
+    let has_note = || -> anyhow::Result<bool> {
+        let asked = Command::new("curl")
+            .args(["-s", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", &note])
+            .output()?;
+        match std::str::from_utf8(&asked.stdout)? {
+            "200" => Ok(true),
+            "404" => Ok(false),
+            other => anyhow::bail!("{note}: {other}"),
+        }
+    };
+    anyhow::ensure!(has_note()?, "no note {note}");
+
+    let weed = status(&world)?["sources"].as_array().and_then(|all| all.iter().find_map(|one| one["pid"].as_i64()));
+    world.end("seaweedfs", "KILL")?;
+    kill(Pid::from_raw(i32::try_from(weed.context("a mount program")?)?), Signal::SIGKILL)?;
+    world.stop_purge("db")?;
+    world.wait_dead("db")?;
+    wait_mounted(&world, 0)?;
+    anyhow::ensure!(world.start_own_seaweedfs()?.wait()?.success(), "no SeaweedFS any more");
+    wait_let_go(&world, &image)?;
+    world.wait_until("a note that is gone", PATIENCE, || Ok((!has_note()?).then_some(())))
 }
 
 #[test]
@@ -291,7 +327,7 @@ fn a_file_system_that_meets_an_error_under_a_task_is_attached_anew_by_itself() -
 fn an_image_is_there_again_before_nomad_after_its_mounts_were_taken_away() -> anyhow::Result<()> {
     require!("root", "nomad", "dockerd", "docker", "weed", "mkfs.ext4");
     let world = World::new("image-boot")?;
-    let image = Image::on_seaweedfs(&world)?;
+    let image = Image::on_seaweedfs(&world, &world.lab().filer)?;
     let configuration = image.configuration("ext4", "64MiB");
     world.start_agent(&configuration)?;
     world.run_job(&job(&["raw_exec"]), &[])?;

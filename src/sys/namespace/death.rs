@@ -77,11 +77,13 @@ fn is_dead(fd: BorrowedFd<'_>) -> bool {
 
 /// Whether nobody is behind a descriptor of a file system that has answered that it is not connected. A `glusterfs` whose
 /// bricks are all away says so itself, to everything that it needs a brick for. To a question that it needs none for it
-/// says something else, and for a program that is gone the kernel answers the same to every question.
+/// says something else, and for a program that is gone the kernel answers the same to every question. One that once said that it
+/// knows no attributes (`weed mount -disableXAttr`) is not asked for them again, alive or not (fuse_getxattr in fs/fuse/xattr.c);
+/// a `glusterfs` knows some.
 ///
 /// **May hang** as the file system does.
 pub fn is_unattended(fd: BorrowedFd<'_>) -> bool {
-    ask_program(fd).is_err_and(|errno| is_deaths(errno.raw_os_error()))
+    ask_program(fd).is_err_and(|errno| is_deaths(errno.raw_os_error()) || errno == Errno::OPNOTSUPP)
 }
 
 /// Asks for an attribute that `glusterfs` answers for by itself, unless it is told to keep such ones (fuse_getxattr in its
