@@ -164,6 +164,36 @@ fn assert_whole(world: &World, alloc: &str, drivers: &[&str]) -> anyhow::Result<
     Ok(())
 }
 
+/// The processes of an allocation's tasks that are called that, and have not ended.
+fn processes(alloc: &str, name: &str) -> Vec<Pid> {
+    let mark = format!("NOMAD_ALLOC_ID={alloc}");
+    let read = |pid: i32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| read(*pid, "comm").trim_ascii() == name.as_bytes())
+        .filter(|pid| read(*pid, "environ").split(|byte| *byte == 0).any(|word| word == mark.as_bytes()))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Does something while no task is in the middle of a write. Of an fsync that is under way while ext4 is shut down, Linux
+/// 6.18 may say that all is well: jbd2_complete_transaction takes a transaction that it does not find for one that is on the disk.
+fn between_writes(world: &World, alloc: &str, meanwhile: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let shells = processes(alloc, "sh");
+    anyhow::ensure!(shells.len() >= DRIVERS.len(), "{shells:?}");
+    for shell in &shells {
+        kill(*shell, Signal::SIGSTOP)?;
+    }
+    world.wait_until("the end of what is being written", PATIENCE, || {
+        Ok(processes(alloc, "dd").is_empty().then_some(()))
+    })?;
+    let done = meanwhile();
+    for shell in &shells {
+        kill(*shell, Signal::SIGCONT)?;
+    }
+    done
+}
+
 fn end(world: &World, image: &Image) -> anyhow::Result<()> {
     world.stop_purge("db")?;
     world.wait_dead("db")?;
@@ -308,9 +338,10 @@ fn a_file_system_that_meets_an_error_under_a_task_is_attached_anew_by_itself() -
         wait_more(&world, &alloc, &DRIVERS)?;
         wait_mounted(&world, 3)?;
         let device = image.devices()?;
-        let root = saddlebag::sys::resolve::open_root(&source_of(&world)?)?;
-        saddlebag::sys::block_fs::shut_down(std::os::fd::AsFd::as_fd(&root))?;
-        drop(root);
+        between_writes(&world, &alloc, || {
+            let root = saddlebag::sys::resolve::open_root(&source_of(&world)?)?;
+            Ok(saddlebag::sys::block_fs::shut_down(std::os::fd::AsFd::as_fd(&root))?)
+        })?;
         world.wait_until("another device", PATIENCE, || {
             let now = image.devices()?;
             Ok((now.len() == 1 && now != device).then_some(()))

@@ -3,6 +3,7 @@
 //!
 //! A machine takes minutes to boot where nothing accelerates it, so all of it is one story.
 
+mod figures;
 mod image;
 
 use super::{assert_all_there, wait_for_acknowledged};
@@ -92,6 +93,9 @@ fn an_nfs_server_may_be_away_rebooted_or_replaced_and_nothing_that_was_acknowled
     let commands = read_walk_through()?;
     ensure!(commands.len() == 13, "{commands:?}");
     let node = boot()?;
+    if std::env::var_os("SADDLEBAG_VM_FIGURES").is_some() {
+        return figures::measure(&node);
+    }
     let mut failures = Vec::new();
     // A boot is dear: what fails is noted, and the rest is looked at too.
     let mut note = |outcome: anyhow::Result<()>| failures.extend(outcome.err().map(|error| format!("{error:#}")));
@@ -118,6 +122,10 @@ fn boot() -> anyhow::Result<Node<Qemu>> {
     let modules = crate::support::tool("weed").context("make tools")?.with_file_name("../kernel/modules/lib/modules");
     machine.copy(&modules, "/usr/lib/modules")?;
     machine.copy(&example(), "/root/walkthrough")?;
+    if std::env::var_os("SADDLEBAG_VM_FIGURES").is_some() {
+        let load = crate::support::tool("weed").context("make tools")?.with_file_name("../load").canonicalize()?;
+        machine.copy(&load, "/opt/load")?;
+    }
     machine.change_image(
         "chmod 0755 /usr/local/sbin/nfs-host
          mkdir -p /srv/volumes
