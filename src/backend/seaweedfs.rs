@@ -84,15 +84,32 @@ impl Seaweedfs {
                 if let Some(attached) = self.mount(place).find_mounted()? {
                     return Ok(attached);
                 }
-                let untold: Vec<&str> =
-                    all.iter().filter(|filer| !accepting.contains(filer)).map(String::as_str).collect();
-                note_untold(place, &untold);
                 start(&accepting)
             }
-            started => {
-                note_untold(place, &[]);
-                started
-            }
+            started => started,
+        }
+    }
+
+    /// Notes which filers its program was not told of, by that one's own command line: an agent that is killed between its start
+    /// and this is followed by one that finds it, and notes the same.
+    fn note_untold(&self, place: &Place, attached: &Attached) {
+        let Some(line) = attached.pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok()) else {
+            return;
+        };
+        let line = String::from_utf8_lossy(&line);
+        let Some(told) = line.split('\0').find_map(|word| word.strip_prefix("-filer=")) else { return };
+        let filers = self.settings.filers.iter().map(String::as_str);
+        let untold: Vec<&str> = filers.filter(|filer| told.split(',').all(|told| told != *filer)).collect();
+        let note = untold_note(&place.log);
+        let noted = match untold.as_slice() {
+            [] => std::fs::remove_file(&note).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+            untold => std::fs::write(&note, untold.join("\n")),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(source = %place.key, note = %note.display(), %error, "which filers its mount program knows is not noted");
         }
     }
 
@@ -188,6 +205,7 @@ impl Backend for Seaweedfs {
     fn attach(&self, place: &Place) -> Result<Attached, AttachError> {
         fuse::make_private(&place.mount_point)?;
         if let Some(attached) = self.mount(place).find_mounted()? {
+            self.note_untold(place, &attached);
             return Ok(attached);
         }
         let weed = program::find_executable(self.settings.program.as_deref(), "weed", &WEED_PATHS)?;
@@ -197,7 +215,9 @@ impl Backend for Seaweedfs {
         if let Some(buffer) = arguments::write_buffer(&self.settings, &place) {
             fuse::make_private(&buffer)?;
         }
-        self.start(&weed, &place)
+        let attached = self.start(&weed, &place)?;
+        self.note_untold(&place, &attached);
+        Ok(attached)
     }
 
     fn enforcement(&self, volume: &Resolved) -> Enforcement {
@@ -226,19 +246,4 @@ impl Backend for Seaweedfs {
 /// Where it is noted which filers a mount program was not told of.
 fn untold_note(log: &Path) -> PathBuf {
     log.with_extension("untold-filers")
-}
-
-/// Notes them; it is said of the source for as long as that program runs.
-fn note_untold(place: &Place, filers: &[&str]) {
-    let note = untold_note(&place.log);
-    let noted = match filers {
-        [] => std::fs::remove_file(&note).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }),
-        untold => std::fs::write(&note, untold.join("\n")),
-    };
-    if let Err(error) = noted {
-        tracing::warn!(source = %place.key, note = %note.display(), %error, "which filers its mount program knows is not noted");
-    }
 }
